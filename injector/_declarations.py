@@ -1,0 +1,178 @@
+"""Everything that is taken from the package `dependencies`: what users write in a class body, and how it is told apart.
+
+No other module imports `dependencies`. Its resolver and its metaclass are not used: they rewrite the class that they
+resolve, and know neither a `@value` that returns a class nor where anything was written.
+
+>>> this.scaling.shape[0]
+this.scaling.shape[0]
+>>> (this << 2).bit_width
+(this << 2).bit_width
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import dependencies
+from dependencies.exceptions import DependencyError as _ForeignError
+
+from injector.errors import DependencyError, InjectorPicklingError
+from injector.locations import SourceLocation
+
+__all__ = ["Link", "PARENT", "find_declared", "foreign_form", "link_expression", "this", "value", "value_function"]
+
+PARENT = "__parent__"
+
+_ForeignLink: Any = type(dependencies.this)
+_foreign_injector_type: Any = type(dependencies.Injector)
+
+
+class value(dependencies.value):
+    """Decorate a function whose result is the value of the attribute; its arguments are attributes, found by name.
+
+    >>> from injector import Injector
+    >>> class Widths(Injector):
+    ...     channels = 3
+    ...     @value
+    ...     def bit_width(channels):
+    ...         return 8 if channels == 3 else 4
+    >>> Widths.bit_width
+    8
+
+    A class that the function returns is built like a declared class, `this.x` is followed, an injector class becomes a
+    nested injector. A class or a method in place of the function is a `DependencyError`.
+    """
+
+    __function__: Callable[..., Any]
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        if not callable(function):
+            raise DependencyError(f"@value decorates a function, not {function!r}; write a plain value without @value")
+        try:
+            super().__init__(function)
+        except _ForeignError as error:
+            raise DependencyError(f"{error}: {function!r}. Declare the class itself, or return it") from error
+
+    def __repr__(self) -> str:
+        return f"<value {getattr(self.__function__, '__qualname__', self.__function__)}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        module, qualname = function_path(self.__function__)
+        if not is_importable(self):
+            where = function_location(self.__function__)
+            raise InjectorPicklingError(
+                f"the @value function '{qualname}' of module '{module}' ({where or 'no source'}) cannot be imported by "
+                f"that name, so it cannot be pickled; define it at module level, or in a class body at module level"
+            )
+        return load_value, (module, qualname)
+
+
+class Link(_ForeignLink):
+    """What `this.x` is: a path to follow inside the injector. Unlike its base it can be copied, pickled and read."""
+
+    __expression__: tuple[tuple[str, Any], ...]
+
+    def __getattr__(self, name: str) -> Link:
+        if name.startswith("__") and name.endswith("__"):
+            # Protocols such as copy and pickle probe for hooks; a link must not answer with another link.
+            raise AttributeError(name)
+        return Link(super().__getattr__(name).__expression__)
+
+    def __getitem__(self, item: Any) -> Link:
+        return Link(super().__getitem__(item).__expression__)
+
+    def __lshift__(self, levels: int) -> Link:
+        return Link(super().__lshift__(levels).__expression__)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Link, (self.__expression__,)
+
+    def __repr__(self) -> str:
+        return expression_text(self.__expression__)
+
+
+this = Link(())
+
+
+def expression_text(expression: tuple[tuple[str, Any], ...]) -> str:
+    """The link as it is written in source."""
+    levels = sum(1 for step in expression if step == (".", PARENT))
+    text = f"(this << {levels})" if levels else "this"
+    for kind, symbol in expression[levels:]:
+        text += f".{symbol}" if kind == "." else f"[{symbol!r}]"
+    return text
+
+
+def link_expression(obj: object) -> tuple[tuple[str, Any], ...] | None:
+    """The steps of a link, each ('.', name) or ('[]', key), one level up as ('.', '__parent__'); None if no link."""
+    return obj.__expression__ if isinstance(obj, _ForeignLink) else None
+
+
+def value_function(obj: object) -> Callable[..., Any] | None:
+    """The function that `@value` decorates; None if `obj` is no `@value`."""
+    return obj.__function__ if isinstance(obj, dependencies.value) else None
+
+
+def foreign_form(obj: object) -> str | None:
+    """Name of a form of the package `dependencies` that this injector does not take, with what to write instead."""
+    if isinstance(obj, dependencies.operation):
+        return "an `operation`; use a `@value` that returns the function"
+    if isinstance(obj, dependencies.Package):
+        return "a `Package`; import what is needed and declare it"
+    if isinstance(obj, _foreign_injector_type):
+        return "a class derived from `dependencies.Injector`; derive it from `injector.Injector`"
+    return None
+
+
+def own_form(obj: Any) -> Any:
+    """`obj`, where it is a `value` or link that was imported from `dependencies` itself, in the form of this module."""
+    if isinstance(obj, dependencies.value) and not isinstance(obj, value):
+        return value(obj.__function__)
+    if isinstance(obj, _ForeignLink) and not isinstance(obj, Link):
+        return Link(obj.__expression__)
+    return obj
+
+
+def function_path(function: Callable[..., Any]) -> tuple[str, str]:
+    """Module and qualified name under which a function says that it can be found."""
+    return getattr(function, "__module__", None) or "", getattr(function, "__qualname__", None) or repr(function)
+
+
+def function_location(function: Callable[..., Any]) -> SourceLocation | None:
+    """Where the function is defined; None for one that has no Python code."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return SourceLocation(code.co_filename, code.co_firstlineno) if code else None
+
+
+def find_declared(module: str, qualname: str) -> Any:
+    """What stands under a qualified name, where a step into an injector takes the declaration and builds nothing.
+
+    Raises `ImportError` or `AttributeError` where there is no such name.
+    """
+    found: Any = importlib.import_module(module)
+    for part in qualname.split("."):
+        lookup = getattr(type(found), "__declared_object__", None)
+        found = lookup(found, part) if lookup else getattr(found, part)
+    return found
+
+
+def is_importable(obj: Any) -> bool:
+    """Whether another process that has the same modules can find `obj`, a class or a `@value`, by its name."""
+    is_value = isinstance(obj, value)
+    module, qualname = function_path(obj.__function__ if is_value else obj)
+    if not module or "<" in qualname:
+        return False
+    try:
+        found = find_declared(module, qualname)
+    except (ImportError, AttributeError):
+        return False
+    return found is obj or (is_value and (found is obj.__function__ or value_function(found) is obj.__function__))
+
+
+def load_value(module: str, qualname: str) -> Any:
+    """The `@value` that was pickled under this name."""
+    found = find_declared(module, qualname)
+    return found if isinstance(found, value) else value(found)
