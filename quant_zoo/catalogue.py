@@ -1,0 +1,128 @@
+"""Models by name.
+
+>>> import quant_zoo
+>>> quant_zoo.list("le*")
+['lenet']
+>>> model = quant_zoo.load("lenet", weight_bit_width=2, act_bit_width=2)
+>>> float_twin = quant_zoo.load_float("lenet")
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+from collections.abc import Iterable
+from importlib.resources import as_file, files
+from typing import Any
+
+from torch import nn
+
+import brevitas.quant
+from brevitas.errors import QuantConfigError, UnknownOptionError
+from injector import suggest
+from quant_zoo.recipe_format import ROLES, Recipe, read_recipe
+
+__all__ = ["UnknownModelError", "list_models", "load", "load_float", "quantizers", "recipe"]
+
+SUFFIX = ".yaml"
+
+
+class UnknownModelError(QuantConfigError, KeyError):
+    """No model of the zoo has that name."""
+
+    def __str__(self) -> str:
+        # KeyError would print the representation of the message, quotes and all.
+        return str(self.args[0])
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the models that match a shell pattern, sorted."""
+    names = (entry.name for entry in files("quant_zoo").joinpath("recipes").iterdir())
+    models = sorted(name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX))
+    return fnmatch.filter(models, pattern)
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of a model.
+
+    Raises:
+        UnknownModelError: no such model; the message names the nearest ones.
+    """
+    known = list_models()
+    if name not in known:
+        raise UnknownModelError(f"no model '{name}' in quant_zoo{_nearest(name, known)}")
+    with as_file(files("quant_zoo").joinpath("recipes", name + SUFFIX)) as path:
+        return read_recipe(path)
+
+
+def load(name: str, **overrides: Any) -> nn.Module:
+    """A quantized model, untrained, as its recipe describes it.
+
+    Args:
+        name: one of ``quant_zoo.list()``.
+        overrides: directives of its quantizers, prefixed by the role: ``weight_bit_width=2``, ``act_bit_width=2``,
+            ``weight_scaling_per_output_channel=False``. ``None`` means: as the recipe says.
+
+    Raises:
+        UnknownModelError: no such model.
+        UnknownOptionError: an override without the prefix of a role, or a directive that does not exist.
+        QuantConfigError: an illegal value.
+    """
+    chosen = recipe(name)
+    model_class = _imported(chosen.architecture.quantized)
+    built = {f"{role}_quant": quantizer for role, quantizer in quantizers(chosen, **overrides).items()}
+    return model_class(**built, **chosen.architecture.arguments)
+
+
+def load_float(name: str) -> nn.Module:
+    """The float twin: plain ``torch.nn``, its parameters named as in the quantized model.
+
+    Raises:
+        UnknownModelError: no such model.
+    """
+    architecture = recipe(name).architecture
+    return _imported(architecture.float)(**architecture.arguments)
+
+
+def quantizers(chosen: Recipe, **overrides: Any) -> dict[str, type]:
+    """The quantizer class of each role of a recipe, with ``overrides`` as in :func:`load`."""
+    changes: dict[str, dict[str, Any]] = {role: {} for role in ROLES}
+    for option, value in overrides.items():
+        role, separator, directive = option.partition("_")
+        if role not in changes or not separator:
+            prefixes = [f"{known}_" for known in ROLES]
+            near = suggest(option, [f"{prefix}{directive or 'bit_width'}" for prefix in prefixes])
+            hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+            raise UnknownOptionError(
+                f"quant_zoo model '{chosen.name}': option '{option}' starts with none of {', '.join(prefixes)}{hint}"
+            )
+        if value is not None:
+            changes[role][directive] = value
+    found = {}
+    for role, declared in chosen.quantizers.items():
+        directives = {key: value for key, value in declared.items() if key != "base"} | changes[role]
+        base = _quantizer_class(chosen, role, declared["base"])
+        found[role] = base.let(**directives) if directives else base  # type: ignore[attr-defined]
+    return found
+
+
+def _quantizer_class(chosen: Recipe, role: str, base: str) -> type:
+    if ":" in base:
+        return _imported(base)
+    presets = [name for name in brevitas.quant.__all__ if isinstance(getattr(brevitas.quant, name), type)]
+    if base not in presets:
+        raise QuantConfigError(f"recipe '{chosen.name}', {role}: unknown preset '{base}'{_nearest(base, presets)}")
+    return getattr(brevitas.quant, base)
+
+
+def _imported(reference: str) -> Any:
+    module, _, attribute = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise QuantConfigError(f"'{reference}' cannot be imported ({error}); expected package.module:Class") from error
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = suggest(name, list(known))
+    return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else f"; known: {', '.join(known)}"
