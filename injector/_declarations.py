@@ -22,7 +22,20 @@ from dependencies.exceptions import DependencyError as _ForeignError
 from injector.errors import DependencyError, InjectorPicklingError
 from injector.locations import SourceLocation
 
-__all__ = ["Link", "PARENT", "find_declared", "foreign_form", "link_expression", "this", "value", "value_function"]
+__all__ = [
+    "PARENT",
+    "Link",
+    "find_declared",
+    "foreign_form",
+    "is_importable",
+    "is_link",
+    "link_levels",
+    "link_steps",
+    "own_form",
+    "this",
+    "value",
+    "value_function",
+]
 
 PARENT = "__parent__"
 
@@ -60,14 +73,9 @@ class value(dependencies.value):
         return f"<value {getattr(self.__function__, '__qualname__', self.__function__)}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        module, qualname = function_path(self.__function__)
         if not is_importable(self):
-            where = function_location(self.__function__)
-            raise InjectorPicklingError(
-                f"the @value function '{qualname}' of module '{module}' ({where or 'no source'}) cannot be imported by "
-                f"that name, so it cannot be pickled; define it at module level, or in a class body at module level"
-            )
-        return load_value, (module, qualname)
+            raise InjectorPicklingError(f"cannot pickle the @value {not_importable_text(self)}")
+        return load_value, function_path(self.__function__)
 
 
 class Link(_ForeignLink):
@@ -99,16 +107,37 @@ this = Link(())
 
 def expression_text(expression: tuple[tuple[str, Any], ...]) -> str:
     """The link as it is written in source."""
-    levels = sum(1 for step in expression if step == (".", PARENT))
+    levels = link_levels(expression)
     text = f"(this << {levels})" if levels else "this"
     for kind, symbol in expression[levels:]:
         text += f".{symbol}" if kind == "." else f"[{symbol!r}]"
     return text
 
 
-def link_expression(obj: object) -> tuple[tuple[str, Any], ...] | None:
-    """The steps of a link, each ('.', name) or ('[]', key), one level up as ('.', '__parent__'); None if no link."""
-    return obj.__expression__ if isinstance(obj, _ForeignLink) else None
+def is_link(obj: object) -> bool:
+    """Whether `obj` was made from `this`."""
+    return isinstance(obj, _ForeignLink)
+
+
+def link_steps(link: Any) -> tuple[tuple[str, Any], ...]:
+    """The steps of a link, each ('.', name) or ('[]', key), where ('.', '__parent__') leads one level up.
+
+    Raises `DependencyError` for a link that does not start with the name of an attribute.
+    """
+    expression: tuple[tuple[str, Any], ...] = link.__expression__
+    upwards = link_levels(expression)
+    steps = expression[upwards:]
+    if not steps or steps[0][0] != "." or (".", PARENT) in steps:
+        raise DependencyError(
+            f"is {expression_text(expression)}, which names no attribute to start from; "
+            f"write `this.name` or `(this << 1).name`"
+        )
+    return expression
+
+
+def link_levels(expression: tuple[tuple[str, Any], ...]) -> int:
+    """How many levels up a link starts."""
+    return next((n for n, step in enumerate(expression) if step != (".", PARENT)), len(expression))
 
 
 def value_function(obj: object) -> Callable[..., Any] | None:
@@ -170,6 +199,16 @@ def is_importable(obj: Any) -> bool:
     except (ImportError, AttributeError):
         return False
     return found is obj or (is_value and (found is obj.__function__ or value_function(found) is obj.__function__))
+
+
+def not_importable_text(declared: value) -> str:
+    """Names the function of a `@value` that is not importable, where it is, and the remedy."""
+    module, qualname = function_path(declared.__function__)
+    where = function_location(declared.__function__) or "no source"
+    return (
+        f"function '{qualname}' of module '{module}' ({where}): it cannot be imported by that name; "
+        f"define it at module level, alone or in the body of a class"
+    )
 
 
 def load_value(module: str, qualname: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from injector._declarations import PARENT, link_expression
+from injector._declarations import PARENT, link_steps
 from injector.signatures import constructor_plan
 from injector.tables import Declaration, Table, class_info
 
@@ -77,7 +77,7 @@ def _edges(scope: _Scope, name: str, scopes: dict[str, _Scope]) -> list[tuple[_S
         parameters = constructor_plan(declaration.obj).parameters
         return [(scope, parameter.name) for parameter in parameters if parameter.name in scope.table]
     if declaration.kind == "link":
-        target = _link_target(scope, link_expression(declaration.obj) or (), scopes)
+        target = _link_target(scope, link_steps(declaration.obj), scopes)
         return [] if target is None else [target]
     return []
 

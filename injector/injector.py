@@ -19,9 +19,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar, cast
 
-from injector._declarations import expression_text, link_expression
 from injector.cycles import find_cycle
 from injector.errors import DependencyError, FrozenInjectorError, UnknownAttributeError
 from injector.locations import RecordingNamespace, SourceLocation, caller_location
@@ -39,6 +38,9 @@ _CLASS_ATTRIBUTES = frozenset(
     )
 )
 _CAN_CLOSE_A_CIRCLE = {"class", "link", "injector"}
+
+
+_Class = TypeVar("_Class", bound=type)
 
 
 class InjectorType(type):
@@ -100,7 +102,7 @@ class InjectorType(type):
         bases = (cls,) if other is cls else (cls, other)
         return make_injector(cls.__name__, bases, _identity(cls), caller_location(), {})
 
-    def let(cls, /, **overrides: Any) -> InjectorType:
+    def let(cls: _Class, /, **overrides: Any) -> _Class:
         """A subclass of the same name with these attributes declared; the declarations belong to the caller's line.
 
         >>> Injector.let(bit_width=8).let(bit_width=4).bit_width
@@ -146,6 +148,9 @@ def make_injector(
                 f"injector '{name}' ({location}) has the base '{base.__name__}', which is no injector; "
                 f"its bases must derive from Injector. A plain class can be an attribute"
             )
+    if len(set(bases)) < len(bases):
+        named = ", ".join(base.__name__ for base in bases)
+        raise DependencyError(f"injector '{name}' ({location}) names a base twice: {named}")
     if parent is None:
         parent = next((class_info(base).parent for base in bases if class_info(base).parent), None)
     info = ClassInfo(location, origin, {}, {}, parent)
@@ -184,16 +189,15 @@ def _metaclass(bases: Iterable[type]) -> type[InjectorType]:
 
 
 def _describe(declaration: Declaration) -> str:
-    expression = link_expression(declaration.obj)
-    what = expression_text(expression) if expression is not None else f"class {declaration.obj.__name__}"
+    what = repr(declaration.obj) if declaration.kind == "link" else f"class {declaration.obj.__name__}"
     return f"{declaration.name} = {what}, {declaration}"
 
 
 def override(
-    injector: type,
+    injector: _Class,
     overrides: Mapping[str, Any],
     location: SourceLocation | Mapping[str, SourceLocation] | None = None,
-) -> InjectorType:
+) -> _Class:
     """A subclass of `injector` like that of `let`, whose declarations belong to `location`.
 
     >>> from injector import declarations
@@ -212,9 +216,10 @@ def override(
             raise DependencyError(
                 f"cannot declare '{name}' on injector '{injector.__name__}': Python reserves the name"
             )
-    return make_injector(
+    made = make_injector(
         injector.__name__, (injector,), {**_identity(injector), **overrides}, single, locations, origin="let"
     )
+    return cast(_Class, made)
 
 
 class Injector(metaclass=InjectorType):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from injector._declarations import find_declared, function_location, is_importable, value, value_function
+from injector._declarations import find_declared, is_importable, not_importable_text, value
 from injector.errors import InjectorPicklingError
 from injector.injector import InjectorType, fill_table, make_injector
 from injector.locations import SourceLocation
@@ -29,13 +29,9 @@ def reduce_injector(injector: InjectorType) -> str | tuple[Any, ...]:
         return find_declared, (injector.__module__, injector.__qualname__)
     for name, declaration in info.own.items():
         if isinstance(declaration.obj, value) and not is_importable(declaration.obj):
-            function = value_function(declaration.obj)
-            assert function is not None
             raise InjectorPicklingError(
-                f"cannot pickle injector '{injector.__name__}' ({info.location}): its @value '{name}', declared in "
-                f"{declaration}, is the function '{function.__qualname__}' of module '{function.__module__}' "
-                f"({function_location(function)}), which cannot be imported by that name; define the function, or the "
-                f"whole class, at module level"
+                f"cannot pickle injector '{injector.__name__}' ({info.location}): its @value '{name}' "
+                f"({declaration}) is the {not_importable_text(declaration.obj)}"
             )
     special = {name: injector.__dict__.get(name) for name in ("__module__", "__qualname__", "__doc__")}
     special["__qualname__"] = injector.__qualname__

@@ -25,7 +25,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from injector._declarations import PARENT, link_expression, value_function
+from injector._declarations import link_levels, link_steps, value_function
 from injector.errors import DependencyError
 from injector.resolver import Run, as_value, build_many
 from injector.signatures import constructor_plan, function_plan
@@ -138,9 +138,9 @@ def _reads(table: Table) -> set[tuple[int, str]]:
             assert function is not None
             reads.update((0, parameter.name) for parameter in function_plan(function).parameters)
         elif declaration.kind == "link":
-            names = [symbol for kind, symbol in link_expression(declaration.obj) or () if kind == "."]
-            level = names.count(PARENT)
-            reads.add((level, names[level]))
+            steps = link_steps(declaration.obj)
+            level = link_levels(steps)
+            reads.add((level, steps[level][1]))
         elif declaration.kind == "injector":
             reads.update((level - 1, name) for level, name in _reads(class_info(declaration.obj).table) if level)
     reads.discard((0, "__self__"))

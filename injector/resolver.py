@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from injector._declarations import PARENT, link_expression, value_function
+from injector._declarations import PARENT, is_link, link_steps, value_function
 from injector.copy_rules import copied
 from injector.errors import DependencyError, UnknownAttributeError, nearest
 from injector.signatures import Plan, constructor_plan, function_plan
@@ -27,9 +27,9 @@ _active = threading.local()
 class Scope:
     """One injector during one resolution: what was built of it so far."""
 
-    __slots__ = ("active", "children", "injector", "parent", "prefix", "table", "values", "_bound")
+    __slots__ = ("active", "injector", "parent", "prefix", "table", "values", "_bound")
 
-    def __init__(self, injector: type, prefix: str = "", parent: Scope | None = None) -> None:
+    def __init__(self, injector: type, prefix: str = "", parent: Scope | None = None, levels_up: int = 0) -> None:
         info = class_info(injector)
         self.injector = injector
         self.table: Table = info.table
@@ -37,10 +37,9 @@ class Scope:
         self.values: dict[str, Any] = {}
         self.active: set[str] = set()
         self.parent = parent
-        self._bound: type | None = None if parent is not None else injector
+        self._bound: type | None = injector if parent is None else None
         if parent is None and info.parent is not None:
-            levels = prefix.count("<") // 2 + 1
-            self.parent = Scope(info.parent, f"(this << {levels}).")
+            self.parent = Scope(info.parent, f"(this << {levels_up + 1}).", levels_up=levels_up + 1)
 
     @property
     def bound(self) -> type:
@@ -95,7 +94,7 @@ class Run:
         kind = declaration.kind
         result: Any
         if kind == "object":
-            result = copied(name, declaration.obj)
+            result = self._copied(declaration)
         elif kind == "class":
             result = self._construct(scope, declaration, declaration.obj)
         elif kind == "value":
@@ -112,6 +111,14 @@ class Run:
         self.built.append((scope, name))
         return result
 
+    def _copied(self, declaration: Declaration) -> Any:
+        try:
+            return copied(declaration.name, declaration.obj)
+        except Exception as error:
+            raise self._error(
+                DependencyError, f"{self._blame(declaration)}: copying it raised {type(error).__name__}: {error}"
+            ) from error
+
     def _construct(self, scope: Scope, declaration: Declaration, cls: type) -> Any:
         try:
             plan = constructor_plan(cls)
@@ -123,8 +130,7 @@ class Run:
         function = value_function(declaration.obj)
         assert function is not None
         result = self._call(scope, declaration, function, function_plan(function))
-        expression = link_expression(result)
-        if expression is not None:
+        if is_link(result):
             return self._follow(scope, declaration, result)
         name = declaration.name
         if inspect.isclass(result):
@@ -146,7 +152,7 @@ class Run:
             if wanted in table or (wanted != SELF and not parameter.optional):
                 argument = self.build(scope, wanted)
                 edges.append((scope, name, scope, wanted))
-                if argument.__class__ is Scope:
+                if type(argument) is Scope:
                     argument = argument.bound
             elif wanted == SELF:
                 argument = scope.bound
@@ -162,7 +168,9 @@ class Run:
             return target(*args, **kwargs)
         except DependencyError as error:
             # Raised on purpose, by a solver's check or by a resolution within this one: its class says what is wrong.
-            error.add_note(f"while building {self._where()}: {self._blame(declaration)}")
+            note = f"while building {self._where()}: {self._blame(declaration)}"
+            if note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
             if not error.path:
                 error.injector, error.path = self.root.injector.__name__, self._names()
             raise
@@ -173,8 +181,12 @@ class Run:
 
     def _follow(self, scope: Scope, declaration: Declaration, link: Any) -> Any:
         current: Any = scope
-        for kind, symbol in link_expression(link) or ():
-            if current.__class__ is Scope and kind == ".":
+        try:
+            steps = link_steps(link)
+        except DependencyError as error:
+            raise self._error(DependencyError, f"{self._blame(declaration)} {error}") from error
+        for kind, symbol in steps:
+            if type(current) is Scope and kind == ".":
                 if symbol == PARENT:
                     if current.parent is None:
                         raise self._error(
@@ -208,7 +220,7 @@ class Run:
         return f"{self.root.injector.__name__}: {' -> '.join(self._names())}"
 
     def _blame(self, declaration: Declaration) -> str:
-        return f"'{declaration.name}' (declared in {declaration})"
+        return f"'{declaration.name}' ({declaration})"
 
     def _error(self, error_type: type[DependencyError], text: str, name: str | None = None) -> DependencyError:
         """An error whose message names the injector, its place in a file, and the attributes being built."""
@@ -244,7 +256,7 @@ class Run:
 
 def as_value(built: Any) -> Any:
     """What `Run.build` returned, as a consumer receives it."""
-    return built.bound if built.__class__ is Scope else built
+    return built.bound if type(built) is Scope else built
 
 
 def build_one(injector: type, name: str) -> Any:

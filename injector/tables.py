@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from injector._declarations import foreign_form, link_expression, own_form, value_function
+from injector._declarations import foreign_form, is_link, link_steps, own_form, value_function
 from injector.errors import DependencyError
 from injector.locations import SourceLocation
 from injector.signatures import constructor_plan, function_plan
@@ -82,10 +82,8 @@ def classify(name: str, obj: Any) -> Kind:
             return "injector"
         constructor_plan(obj)
         return "class"
-    expression = link_expression(obj)
-    if expression is not None:
-        if not any(kind == "." and symbol != "__parent__" for kind, symbol in expression):
-            raise DependencyError(f"is {obj!r}, which names no attribute; write `this.name` or `(this << 1).name`")
+    if is_link(obj):
+        link_steps(obj)
         return "link"
     function = value_function(obj)
     if function is not None:
