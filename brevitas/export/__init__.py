@@ -1,0 +1,71 @@
+"""Export: a model becomes a file that other programs run, and ``verify`` compares the two, integer by integer.
+
+    >>> from brevitas.export import StdONNXManager, verify
+    >>> proto = StdONNXManager.export(model, input_shape=(1, 3, 32, 32), export_path='lenet.onnx')    # doctest: +SKIP
+    >>> print(verify(model, proto, images))                                                           # doctest: +SKIP
+
+Importing this package needs torch alone; onnx is imported when something is exported.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from brevitas.errors import ExportError
+from brevitas.export.tracing import capture
+from brevitas.export.manager import ONNXManager, QONNXManager, StdONNXManager, StdQCDQONNXManager, check
+from brevitas.export.targets import Target, get_target, list_targets, register, unregister
+from brevitas.export.verification import VerifyReport, verify
+from brevitas.export.violations import ExportWarning, Violation
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = [
+    "BrevitasONNXManager",
+    "ExportError",
+    "ExportWarning",
+    "QONNXManager",
+    "StdONNXManager",
+    "StdQCDQONNXManager",
+    "Target",
+    "VerifyReport",
+    "Violation",
+    "capture",
+    "check",
+    "export_brevitas_onnx",
+    "export_onnx_qcdq",
+    "export_qonnx",
+    "export_standard_onnx",
+    "get_target",
+    "list_targets",
+    "register",
+    "unregister",
+    "verify",
+]
+
+BrevitasONNXManager = QONNXManager
+
+
+def _alias(name: str, manager: type[ONNXManager]) -> Any:
+    def function(
+        module: nn.Module,
+        input_shape: tuple[int, ...] | None = None,
+        export_path: str | os.PathLike[str] | None = None,
+        input_t: Any = None,
+        **kwargs: Any,
+    ) -> onnx.ModelProto:
+        return manager.export(module, input_shape, export_path, input_t, **kwargs)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"``{manager.__name__}.export`` as a function; the same arguments."
+    return function
+
+
+export_qonnx = _alias("export_qonnx", QONNXManager)
+export_brevitas_onnx = _alias("export_brevitas_onnx", QONNXManager)
+export_standard_onnx = _alias("export_standard_onnx", StdONNXManager)
+export_onnx_qcdq = _alias("export_onnx_qcdq", StdQCDQONNXManager)

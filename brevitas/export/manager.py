@@ -1,0 +1,234 @@
+"""Managers: ``Manager.export(model, ...)`` for each target, and ``check`` for all of them.
+
+    >>> from brevitas.export import StdONNXManager
+    >>> proto = StdONNXManager.export(model, input_shape=(1, 3, 32, 32), export_path='lenet.onnx')    # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import nn
+
+from brevitas.export import graph as g
+from brevitas.export.options import ExportOptions, read_inputs, read_options
+from brevitas.export.packages import PIP_COMMAND, require
+from brevitas.export.targets import Target, get_target, list_targets
+from brevitas.export.violations import ExportViolationError, Violation, raise_violations
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+__all__ = ["ONNXManager", "QONNXManager", "StdONNXManager", "StdQCDQONNXManager", "check"]
+
+
+def check(
+    module: nn.Module, target: str, input_shape: tuple[int, ...] | None = None, input_t: Any = None, **options: Any
+) -> list[Violation]:
+    """Every rule of a target that a model breaks, before or after training; nothing is written.
+
+    >>> for violation in check(model, 'qdq', input_shape=(1, 3, 32, 32)):                             # doctest: +SKIP
+    ...     print(violation)
+    E27 [qdq] QuantReLU 'relu1': found rounding FLOOR in act_quant; required ROUND (half to even); fix: ...
+
+    The managers call the same function. ``options`` are the keywords of the manager's ``export``. Returns an empty list
+    for a model that exports. Raises ExportError where ``target`` is unknown or a package is missing.
+    """
+    return _examine(module, get_target(target), input_shape, input_t, options)[1]
+
+
+def _examine(
+    module: nn.Module, target: Target, input_shape: Any, input_t: Any, keywords: Mapping[str, Any]
+) -> tuple[ir.Model | None, list[Violation], ExportOptions]:
+    """Capture and check: the canonical graph (``None`` where none could be made), violations, options."""
+    from brevitas.export.tracing import capture
+
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"expected a torch.nn.Module to export, got {type(module).__name__}")
+    inputs, found = read_inputs(target.key, input_shape, input_t)
+    options, wrong = read_options(target, keywords, max(len(inputs), 1))
+    found.extend(wrong)
+    if found:
+        return None, found, options
+    require("onnx", "onnx_ir", "onnxscript", target=target.key, command=PIP_COMMAND)
+    try:
+        graph = capture(
+            module,
+            inputs,
+            target=target.key,
+            input_names=options.input_names,
+            output_names=options.output_names,
+            batch_names=options.batch_names(len(inputs)),
+            optimize=options.do_constant_folding,
+            verbose=options.verbose,
+        )
+    except ExportViolationError as error:
+        return None, list(error.violations), options
+    found = target.check(graph, options.for_target())
+    found.extend(_opset_violations(graph, target, options))
+    return graph, found, options
+
+
+def _opset(graph: ir.Model, target: Target, options: ExportOptions) -> int:
+    if options.opset_version is not None:
+        return options.opset_version
+    return target.default_opset(graph) if callable(target.default_opset) else target.default_opset
+
+
+def _opset_violations(graph: ir.Model, target: Target, options: ExportOptions) -> list[Violation]:
+    from brevitas.export.lowering.opset import opset_violations
+
+    return opset_violations(graph, _opset(graph, target, options), target.key, target.least_opset)
+
+
+def _with_alternatives(graph: ir.Model, target: Target, found: list[Violation]) -> list[Violation]:
+    """Name the targets that take what this one refuses."""
+    from dataclasses import replace
+
+    clean: dict[str, set[tuple[str | None, str | None]]] = {}
+    for key in list_targets():
+        other = get_target(key)
+        if key != target.key:
+            refused = other.check(graph, {"opset_version": None, **other.options})
+            clean[key] = {(v.layer, v.quantizer) for v in refused if not v.is_warning}
+    named = []
+    for v in found:
+        able = [key for key, refused in clean.items() if v.layer is not None and (v.layer, v.quantizer) not in refused]
+        if v.is_warning or not able or v.code == "E05" or any(f"'{key}'" in v.fix for key in able):
+            named.append(v)
+        else:
+            named.append(replace(v, fix=f"{v.fix}, or use target {' or '.join(map(repr, able))}"))
+    return named
+
+
+class ONNXManager:
+    """Base of the managers that write ONNX; ``target`` is the key of the target each one serves."""
+
+    target: ClassVar[str]
+    target_name: ClassVar[str]
+
+    @classmethod
+    def _target_key(cls, keywords: dict[str, Any]) -> str:
+        return cls.target
+
+    @classmethod
+    def export(
+        cls,
+        module: nn.Module,
+        input_shape: tuple[int, ...] | None = None,
+        export_path: str | os.PathLike[str] | None = None,
+        input_t: Any = None,
+        **kwargs: Any,
+    ) -> onnx.ModelProto:
+        """Export a model in eval mode and leave it exactly as it was found.
+
+        >>> proto = QONNXManager.export(model, input_shape=(1, 3, 32, 32))                            # doctest: +SKIP
+
+        Args:
+            module: the model; it is copied, on the CPU, and never changed.
+            input_shape: shape of the one float32 input; shapes come from a forward on zeros.
+            export_path: file to write, atomically and after every check; ``None`` writes nothing.
+            input_t: instead of ``input_shape`` a Tensor, a tuple of Tensors, or a QuantTensor.
+            kwargs: ``opset_version``, ``input_names``, ``output_names``, ``dynamic_axes`` (dimension 0 of inputs, as
+                ``{'input': {0: 'batch'}}``), ``do_constant_folding``, ``keep_initializers_as_inputs``, ``verbose``,
+                ``enable_onnx_checker`` (accepted for older code; the checker always runs), and the target's own.
+
+        Returns:
+            The ``onnx.ModelProto``, equal to the file.
+
+        Raises:
+            ExportError: with every violation, one line each; nothing is written then.
+        """
+        target = get_target(cls._target_key(kwargs))
+        graph, found, options = _examine(module, target, input_shape, input_t, kwargs)
+        if graph is not None and any(not v.is_warning for v in found):
+            found = _with_alternatives(graph, target, found)
+        raise_violations(found)
+        assert graph is not None
+        proto = _lower(graph, target, options)
+        if export_path is not None:
+            write_atomically(Path(export_path), proto.SerializeToString())
+        return proto
+
+
+def _lower(graph: ir.Model, target: Target, options: ExportOptions) -> onnx.ModelProto:
+    import onnx
+    import onnx_ir as ir
+
+    from brevitas.export.lowering.opset import set_opset
+
+    opset = _opset(graph, target, options)
+    lowered = target.lower(graph, options.for_target())
+    set_opset(lowered, opset)
+    lowered.metadata_props[g.TARGET] = target.key
+    if options.keep_initializers_as_inputs:
+        lowered.graph.inputs.extend(lowered.graph.initializers.values())
+    proto = ir.to_proto(lowered)
+    assert isinstance(proto, onnx.ModelProto)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file that is either whole or absent: a temporary file beside it, then a rename."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+class QONNXManager(ONNXManager):
+    """QONNX dialect: one ``Quant`` node per active quantizer.
+
+    >>> QONNXManager.export(model, input_shape=(1, 1, 28, 28), export_path='model.onnx')              # doctest: +SKIP
+    """
+
+    target = "qonnx"
+    target_name = "brevitas"
+
+
+class StdQCDQONNXManager(ONNXManager):
+    """Standard ONNX with QuantizeLinear, Clip and DequantizeLinear.
+
+    Takes ``export_weight_q_node=True`` to keep weights as floats followed by a QuantizeLinear.
+    """
+
+    target = "qdq"
+    target_name = "StdQCDQONNX"
+
+
+class StdONNXManager(ONNXManager):
+    """Standard ONNX; ``export_format='qdq'`` (default) is the form with QuantizeLinear and DequantizeLinear."""
+
+    target = "qdq"
+    target_name = "StdONNX"
+
+    @classmethod
+    def _target_key(cls, keywords: dict[str, Any]) -> str:
+        form = keywords.pop("export_format", cls.target)
+        formats = [key for key in ("qdq", "qop") if key in list_targets()]
+        if form not in formats:
+            raise ExportViolationError(
+                [
+                    Violation(
+                        "E02",
+                        str(form),
+                        found=f"export_format={form!r}",
+                        required=f"one of {', '.join(map(repr, formats))}",
+                        fix=f"pass export_format={formats[0]!r}",
+                    )
+                ]
+            )
+        return str(form)

@@ -1,0 +1,62 @@
+"""Rules that every target over quantizer nodes shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from brevitas.export import graph as g
+from brevitas.export.violations import Violation
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["at", "common_violations"]
+
+_STANDARD = ("", "ai.onnx", g.DOMAIN)
+
+
+def at(q: g.Quantizer, code: str, target: str, found: str, required: str, fix: str) -> Violation:
+    """A violation by one quantizer."""
+    return Violation(
+        code,
+        target,
+        f"{found} in {q.name.rpartition('.')[2] or 'the quantizer'}",
+        required,
+        fix,
+        layer=q.layer,
+        layer_class=q.layer_class,
+        quantizer=q.name,
+    )
+
+
+def common_violations(model: ir.Model, target: str) -> Iterator[Violation]:
+    """Operators and quantizers that no target can take as they are, and W30."""
+    for node in model.graph:
+        if node.domain not in _STANDARD or (node.domain == g.DOMAIN and node.op_type != "Quant"):
+            yield Violation(
+                "E04",
+                target,
+                f"operator {node.domain}::{node.op_type}",
+                "standard ONNX operators and Quant nodes",
+                f"register a rewrite for {node.op_type}, or replace the layer",
+                layer=g.meta(node, g.LAYER),
+                layer_class=g.meta(node, g.CLASS),
+            )
+    for q in g.quantizers(model):
+        unsupported = g.meta(q.node, g.UNSUPPORTED)
+        if unsupported:
+            yield at(
+                q, "E24", target, f"a quantizer that computes {unsupported}", "uniform integer quantization",
+                "use an integer preset of brevitas.quant",
+            )
+        elif q.signed and q.bits == 1:
+            yield at(
+                q, "E10", target, "a signed bit width of 1, whose codes are -1 and 0", "2 bits or more, or binary quantization",
+                "set bit_width to 2 or more",
+            )
+        if g.meta(q.node, g.COLLECTED) == "0":
+            yield at(
+                q, "W30", target, "runtime statistics that were never collected (the threshold is the initial 1)",
+                "collected statistics", "run training or calibration first",
+            )

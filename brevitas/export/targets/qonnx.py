@@ -1,0 +1,78 @@
+"""Target ``qonnx``: the QONNX dialect (``Quant`` nodes), read by qonnx, hls4ml and FINN.
+
+The canonical graph is already in this dialect; what is left are the forms that the reader insists on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from brevitas.export import graph as g
+from brevitas.export.lowering.build import insert_before, make_node, redirect, remove_if_unused
+from brevitas.export.targets import Target
+from brevitas.export.targets.common import at, common_violations
+from brevitas.export.violations import Violation
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["TARGET", "check", "lower"]
+
+KEY = "qonnx"
+ROUNDING = ("ROUND", "CEIL", "FLOOR", "DOWN")
+
+
+def check(model: ir.Model, options: Mapping[str, Any]) -> list[Violation]:
+    """Rules of the dialect."""
+    found = list(common_violations(model, KEY))
+    for q in g.quantizers(model):
+        if q.rounding not in ROUNDING:
+            found.append(
+                at(
+                    q, "E27", KEY, f"rounding {q.rounding}", "ROUND, CEIL, FLOOR or ROUND_TO_ZERO",
+                    "set float_to_int_impl_type='round' in the quantizer",
+                )
+            )
+    return found
+
+
+def lower(model: ir.Model, options: Mapping[str, Any]) -> ir.Model:
+    """Rewrite Gemm without bias, which readers refuse, and declare the domain."""
+    for node in list(model.graph):
+        if node.op_type == "Gemm" and node.domain == "" and (len(node.inputs) < 3 or node.inputs[2] is None):
+            gemm_to_matmul(model, node)
+    model.graph.opset_imports[g.DOMAIN] = g.DOMAIN_VERSION
+    return model
+
+
+def gemm_to_matmul(model: ir.Model, node: ir.Node) -> None:
+    """Gemm without bias -> Transpose of the quantized weight, MatMul."""
+    import onnx_ir as ir
+
+    a = node.attributes
+    weight, x = node.inputs[1], node.inputs[0]
+    assert weight is not None and x is not None
+    flags = {name: a[name].value for name in ("alpha", "beta", "transA", "transB") if name in a}
+    if flags.get("alpha", 1.0) != 1.0 or flags.get("transA", 0):
+        return
+    meta = {k: v for k, v in node.metadata_props.items() if k in (g.LAYER, g.CLASS)}
+    new = []
+    if flags.get("transB", 0):
+        shape = ir.Shape(list(weight.shape)[::-1]) if weight.shape is not None else None
+        new.append(
+            make_node(
+                "Transpose", [weight], name=f"{node.name}.Transpose", like=weight, shape=shape,
+                attributes={"perm": [1, 0]}, meta=meta,
+            )
+        )
+        weight = new[0].outputs[0]
+    new.append(make_node("MatMul", [x, weight], name=f"{node.name}.MatMul", like=node.outputs[0], meta=meta))
+    insert_before(node, *new)
+    redirect(node.outputs[0], new[-1].outputs[0])
+    remove_if_unused(model, node)
+
+
+TARGET = Target(
+    KEY, "QONNX dialect, Quant nodes", check=check, lower=lower, least_opset=13, runtime="qonnx"
+)

@@ -1,0 +1,195 @@
+"""Record what every quantizer of a model does in one eval forward.
+
+Both halves of the package rest on this: ``capture`` replays the records while torch traces the model, and ``verify``
+compares them with what an artifact computes. The model itself is never touched: quantizers are watched on a deep copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from brevitas.export.tracing.watch import Watched, activation_of, float_value
+from brevitas.export.graph import integer_range
+from brevitas.quant_tensor import QuantTensor
+
+__all__ = ["QONNX_ROUNDING", "Record", "Recorder", "Recording", "record"]
+
+# Our names of rounding modes, and those of the Quant operator.
+QONNX_ROUNDING = {"ROUND": "ROUND", "CEIL": "CEIL", "FLOOR": "FLOOR", "ROUND_TO_ZERO": "DOWN"}
+_ROUND: dict[str, Callable[[Tensor], Tensor]] = {
+    "ROUND": torch.round,
+    "CEIL": torch.ceil,
+    "FLOOR": torch.floor,
+    "DOWN": torch.trunc,
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One call of one quantizer: where it stands, what went in, what came out.
+
+    ``input`` is the float tensor that was rounded (after the activation function, if the quantizer holds one), float32;
+    ``value`` lies on the grid ``(codes - zero_point) * scale``. ``rounding`` is the Quant operator's name of the mode.
+    """
+
+    quantizer: str
+    call: int
+    layer: str
+    layer_class: str
+    role: str
+    input: Tensor
+    value: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    bit_width: Tensor
+    signed: bool
+    narrow: bool
+    rounding: str
+    collected: bool = True
+    unsupported: str = ""
+    source: Any = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Identity of the call within a model."""
+        return self.quantizer, self.call
+
+    @property
+    def is_parameter(self) -> bool:
+        """True for weights and biases."""
+        return self.role in ("weight", "bias")
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Least and greatest code."""
+        return integer_range(int(self.bit_width.item()), self.signed, self.narrow)
+
+    def codes(self) -> Tensor:
+        """Integer codes, int64. Exact: the quotient of two float32 numbers on a grid is near an integer in float64."""
+        return (torch.round(self.value.double() / self.scale.double()) + self.zero_point.double()).round().long()
+
+    def quant_tensor(self, dtype: torch.dtype) -> QuantTensor:
+        """The recorded output as a QuantTensor whose value is computed from the codes in ``dtype``."""
+        scale, zero_point = self.scale.to(dtype), self.zero_point.to(dtype)
+        value = (self.codes().to(dtype) - zero_point) * scale
+        return QuantTensor.unchecked(value, scale, zero_point, self.bit_width.to(dtype), self.signed, False, self.source)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Every record of one forward, in order, and what the forward returned."""
+
+    records: tuple[Record, ...]
+    output: Any
+
+    def by_key(self) -> dict[tuple[str, int], Record]:
+        """Records by (quantizer, call)."""
+        return {r.key: r for r in self.records}
+
+
+def owner_of(model: nn.Module, quantizer: str) -> tuple[str, str, str]:
+    """Layer path, layer class and role of a quantizer, from its qualified name."""
+    layer, _, attribute = quantizer.rpartition(".")
+    role = "snap" if attribute == "requantize" else attribute.removesuffix("_quant") or "act"
+    return layer, type(model.get_submodule(layer)).__name__, role
+
+
+class Recorder(Watched):
+    """Records eval forwards of a private copy of a model.
+
+    >>> recording = Recorder(model).run([torch.zeros(1, 3, 32, 32)])               # doctest: +SKIP
+    >>> [r.quantizer for r in recording.records]                                   # doctest: +SKIP
+    ['quant_inp.act_quant', 'conv1.weight_quant', ...]
+    """
+
+    def run(self, inputs: Sequence[Any]) -> Recording:
+        """One forward on Tensors or QuantTensors, which are taken to the CPU."""
+        self._records: list[Record] = []
+        self._calls: dict[str, int] = {}
+        output = self.run_model([x.cpu() if isinstance(x, (Tensor, QuantTensor)) else x for x in inputs])
+        return Recording(tuple(self._records), output)
+
+    def on_quantizer(
+        self, name: str, module: nn.Module, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Let the quantizer run and keep what it returns."""
+        out = original(*args, **kwargs)
+        if isinstance(out, QuantTensor):
+            rounding = str(getattr(module, "rounding_mode", None) or "ROUND")
+            never = getattr(module, "never_calibrated", None)
+            self._keep(
+                name,
+                activation_of(module)(float_value(args[0])),
+                out,
+                narrow=bool(getattr(module, "is_narrow_range", False)),
+                rounding=QONNX_ROUNDING.get(rounding, rounding),
+                collected=never is None or not never(),
+            )
+        return out
+
+    def on_requantize(
+        self, name: str, grid: QuantTensor, value: Tensor, original: Callable[[QuantTensor, Tensor], QuantTensor]
+    ) -> QuantTensor:
+        """Let the function run and keep what it returns."""
+        out = original(grid, value)
+        self._keep(name, value, out)
+        return out
+
+    def _keep(
+        self,
+        name: str,
+        x: Tensor,
+        out: QuantTensor,
+        narrow: bool = False,
+        rounding: str = "ROUND",
+        collected: bool = True,
+    ) -> None:
+        call = self._calls[name] = self._calls.get(name, -1) + 1
+        layer, layer_class, role = owner_of(self.model, name)
+        made = Record(
+            quantizer=name,
+            call=call,
+            layer=layer,
+            layer_class=layer_class,
+            role=role,
+            input=x.detach(),
+            value=out.value.detach(),
+            scale=out.scale.detach(),
+            zero_point=out.zero_point.detach(),
+            bit_width=out.bit_width.detach(),
+            signed=bool(out.signed),
+            narrow=narrow,
+            rounding=rounding,
+            collected=collected,
+            source=out.source,
+        )
+        self._records.append(replace(made, unsupported=_unsupported(made)))
+
+
+def record(model: nn.Module, inputs: Sequence[Any]) -> Recording:
+    """What the quantizers of ``model`` do in one eval forward; the model is not touched."""
+    return Recorder(model).run(inputs)
+
+
+def _unsupported(r: Record) -> str:
+    """What the quantizer does that a Quant node does not express; '' where the node reproduces it."""
+    if r.bit_width.numel() != 1 or float(r.bit_width) != int(r.bit_width) or int(r.bit_width) < 1:
+        return f"a bit width of {r.bit_width.tolist()}, which is not one positive integer"
+    low, high = r.range
+    codes = r.codes()
+    value = ((codes - r.zero_point.double()).float() * r.scale.float()).to(r.value.dtype)
+    if not torch.equal(value, r.value):
+        return "values that do not lie on its grid (codes - zero point) * scale"
+    if codes.numel() and (int(codes.min()) < low or int(codes.max()) > high):
+        return f"codes {int(codes.min())}..{int(codes.max())} outside {low}..{high}"
+    if r.is_parameter or r.rounding not in _ROUND:
+        return ""
+    expected = torch.clamp(_ROUND[r.rounding](r.input / r.scale + r.zero_point), low, high)
+    if not torch.equal((expected - r.zero_point) * r.scale, r.value):
+        return "another function of its input than clamp(round(x / scale + zero point))"
+    return ""

@@ -1,0 +1,203 @@
+"""Read an exported ONNX file: where its quantizers are, and copies of it that can be observed.
+
+A quantizer is found through the metadata that every export writes on its nodes. ``observed`` makes a copy whose outputs
+include every quantizer's result; ``isolated`` also lets everything behind a quantizer read a fresh graph input in its place,
+so that one run evaluates each layer on whatever codes are fed, whatever the layers before it computed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from brevitas.errors import ExportError
+from brevitas.export import graph as g
+from brevitas.export.targets.qdq import PERM
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Artifact", "Cut", "Parameter", "read_artifact"]
+
+FED = "::model"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """An activation quantizer: the tensor that carries its result, as integer ``codes`` or as float ``values``."""
+
+    key: tuple[str, int]
+    tensor: str
+    form: str
+    elem_type: int
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A weight or bias: its integer codes as the file holds them."""
+
+    key: tuple[str, int]
+    codes: np.ndarray
+
+
+@dataclass
+class Artifact:
+    """An exported model, read."""
+
+    proto: onnx.ModelProto
+    cuts: list[Cut] = field(default_factory=list)
+    parameters: list[Parameter] = field(default_factory=list)
+
+    @property
+    def target(self) -> str:
+        """Key of the target that the file was made for."""
+        return {p.key: p.value for p in self.proto.metadata_props}.get(g.TARGET, "")
+
+    @property
+    def inputs(self) -> list[onnx.ValueInfoProto]:
+        """Graph inputs that are no initializers."""
+        constants = {i.name for i in self.proto.graph.initializer}
+        return [v for v in self.proto.graph.input if v.name not in constants]
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the graph's outputs."""
+        return [v.name for v in self.proto.graph.output]
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """Size of dimension 0 of the first input, ``None`` where it is dynamic or there is none."""
+        dims = self.inputs[0].type.tensor_type.shape.dim if self.inputs else []
+        return int(dims[0].dim_value) if dims and dims[0].HasField("dim_value") else None
+
+    def observed(self) -> onnx.ModelProto:
+        """A copy whose outputs include every quantizer's result."""
+        copy = _copy(self.proto)
+        _expose(copy, self.cuts)
+        return copy
+
+    def isolated(self) -> tuple[onnx.ModelProto, list[Cut]]:
+        """A copy in which every quantizer's readers are fed from outside, and the cuts that have readers.
+
+        The graph input that stands for a cut is named as its tensor plus ``FED``.
+        """
+        copy = _copy(self.proto)
+        shapes = {v.name: v.type.tensor_type.shape for v in (*copy.graph.value_info, *copy.graph.output)}
+        fed = []
+        for cut in self.cuts:
+            readers = [(n, i) for n in copy.graph.node for i, name in enumerate(n.input) if name == cut.tensor]
+            if not readers:
+                continue
+            for node, i in readers:
+                node.input[i] = cut.tensor + FED
+            value = copy.graph.input.add()
+            value.name = cut.tensor + FED
+            value.type.tensor_type.elem_type = cut.elem_type
+            if cut.tensor in shapes:
+                value.type.tensor_type.shape.CopyFrom(shapes[cut.tensor])
+            fed.append(cut)
+        _expose(copy, self.cuts)
+        return copy, fed
+
+    def source_key(self, tensor: str) -> tuple[str, int] | None:
+        """The quantizer call on whose grid a tensor lies, past grid-preserving operations."""
+        made = {name: n for n in self.proto.graph.node for name in n.output}
+        node = made.get(tensor)
+        while node is not None:
+            key = _key(node)
+            if key is not None:
+                return key
+            if node.op_type not in g.GRID_PRESERVING and node.op_type not in ("QuantizeLinear", "DequantizeLinear", "Clip", "Quant"):
+                return None
+            node = made.get(node.input[0])
+        return None
+
+    def product_keys(self, output: str) -> tuple[tuple[str, int], tuple[str, int]] | None:
+        """Quantizer calls of data and weight whose product (plus a bias) an output is, else ``None``."""
+        made = {name: n for n in self.proto.graph.node for name in n.output}
+        node = made.get(output)
+        if node is not None and node.op_type == "Add":
+            node = next((made[i] for i in node.input if i in made and made[i].op_type == "MatMul"), None)
+        if node is None or node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+            return None
+        data, weight = self.source_key(node.input[0]), self.source_key(node.input[1])
+        return (data, weight) if data is not None and weight is not None else None
+
+
+def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
+    copy = type(proto)()
+    copy.CopyFrom(proto)
+    return copy
+
+
+def _expose(proto: onnx.ModelProto, cuts: Sequence[Cut]) -> None:
+    present = {v.name for v in proto.graph.output}
+    shapes = {v.name: v.type.tensor_type.shape for v in proto.graph.value_info}
+    for cut in cuts:
+        if cut.tensor not in present:
+            value = proto.graph.output.add()
+            value.name = cut.tensor
+            value.type.tensor_type.elem_type = cut.elem_type
+            if cut.tensor in shapes:
+                value.type.tensor_type.shape.CopyFrom(shapes[cut.tensor])
+
+
+def _props(node: onnx.NodeProto) -> dict[str, str]:
+    return {p.key: p.value for p in node.metadata_props}
+
+
+def _key(node: onnx.NodeProto) -> tuple[str, int] | None:
+    props = _props(node)
+    return (props[g.QUANTIZER], int(props.get(g.CALL, "0"))) if g.QUANTIZER in props else None
+
+
+def read_artifact(artifact: onnx.ModelProto | str | os.PathLike[str]) -> Artifact:
+    """Read a model, or the file that holds it.
+
+    Raises ExportError where it carries none of the metadata that brevitas writes, and nothing can be compared.
+    """
+    import onnx
+
+    proto = onnx.load(Path(artifact)) if isinstance(artifact, (str, os.PathLike)) else artifact
+    if not isinstance(proto, onnx.ModelProto):
+        raise TypeError(f"expected an onnx.ModelProto or a path, got {type(artifact).__name__}")
+    constants = {i.name: i for i in proto.graph.initializer}
+    read = Artifact(proto)
+    known: set[tuple[str, int]] = set()
+    for node in proto.graph.node:
+        key, props = _key(node), _props(node)
+        if key is None or key in known:
+            continue
+        if node.op_type == "Quant":
+            known.add(key)
+            if node.input[0] in constants:
+                values, scale, zero_point = (onnx.numpy_helper.to_array(constants[i]) for i in node.input[:3])
+                read.parameters.append(Parameter(key, g.to_codes(values, scale, zero_point)))
+            else:
+                read.cuts.append(Cut(key, node.output[0], "values", onnx.TensorProto.FLOAT))
+        elif node.op_type == "DequantizeLinear":
+            known.add(key)
+            if node.input[0] in constants:
+                codes = onnx.numpy_helper.to_array(constants[node.input[0]]).astype(np.int64)
+                read.parameters.append(Parameter(key, _unpermuted(codes, props)))
+            else:
+                zero_point = constants[node.input[2]]
+                read.cuts.append(Cut(key, node.input[0], "codes", zero_point.data_type))
+    if not known and not {p.key for p in proto.metadata_props} >= {g.FORMAT}:
+        raise ExportError(
+            "verify: the artifact carries no brevitas metadata (brevitas.quantizer on its nodes); export it with a manager of "
+            "brevitas.export, and keep metadata_props when other tools rewrite it"
+        )
+    return read
+
+
+def _unpermuted(codes: np.ndarray[Any, Any], props: dict[str, str]) -> np.ndarray[Any, Any]:
+    if PERM not in props:
+        return codes
+    perm = [int(i) for i in props[PERM].split(",")]
+    return codes.transpose(np.argsort(perm))

@@ -1,0 +1,133 @@
+"""Programs that execute an artifact: onnxruntime, qonnx, onnx's reference evaluator.
+
+A runtime turns a model into a function from input arrays to output arrays, both by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from brevitas.errors import ExportError
+from brevitas.export.packages import require
+from injector import suggest
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["RUNTIMES", "Session", "open_session", "version_of"]
+
+Feeds = Mapping[str, np.ndarray]
+Session = Callable[[Feeds], dict[str, np.ndarray]]
+
+
+def _onnxruntime(optimize: bool) -> Callable[[onnx.ModelProto], Session]:
+    def open_model(proto: onnx.ModelProto) -> Session:
+        import torch
+
+        (ort,) = require("onnxruntime", target="onnxruntime")
+        options = ort.SessionOptions()
+        levels = ort.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+        # Exact products: on x86 without VNNI, u8 x s8 kernels saturate unless told not to; MatMulNBits quantizes activations.
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        names = [o.name for o in session.get_outputs()]
+        wanted = {i.name for i in session.get_inputs()}
+
+        def run(feeds: Feeds) -> dict[str, np.ndarray]:
+            return dict(zip(names, session.run(names, {k: v for k, v in feeds.items() if k in wanted}), strict=True))
+
+        return run
+
+    return open_model
+
+
+def _qonnx(proto: onnx.ModelProto) -> Session:
+    """Shapes are fixed by the first arrays that are fed: qonnx knows no dynamic dimensions."""
+    require("qonnx.core.modelwrapper", target="qonnx", command="pip install qonnx")
+    outputs = [o.name for o in proto.graph.output]
+    prepared: dict[tuple[tuple[int, ...], ...], object] = {}
+
+    def run(feeds: Feeds) -> dict[str, np.ndarray]:
+        from qonnx.core.onnx_exec import execute_onnx
+
+        constants = {i.name for i in proto.graph.initializer}
+        arrays = [np.asarray(feeds[v.name]) for v in proto.graph.input if v.name not in constants]
+        key = tuple(a.shape for a in arrays)
+        if key not in prepared:
+            prepared[key] = _qonnx_model(proto, feeds)
+        model = prepared[key]
+        names = [v.name for v in model.graph.input]  # type: ignore[attr-defined]
+        result = execute_onnx(model, dict(zip(names, arrays, strict=True)))
+        return dict(zip(outputs, result.values(), strict=True))
+
+    return run
+
+
+def _qonnx_model(proto: onnx.ModelProto, feeds: Feeds) -> object:
+    import onnx
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.util.cleanup import cleanup_model
+
+    bound = onnx.ModelProto()
+    bound.CopyFrom(proto)
+    for value in bound.graph.input:
+        if value.name in feeds:
+            shape = value.type.tensor_type.shape
+            del shape.dim[:]
+            for n in np.asarray(feeds[value.name]).shape:
+                shape.dim.add().dim_value = n
+    for value in bound.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    del bound.graph.value_info[:]
+    return cleanup_model(ModelWrapper(bound))
+
+
+def _reference(proto: onnx.ModelProto) -> Session:
+    require("onnx.reference", target="reference", command="pip install onnx")
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator = ReferenceEvaluator(proto)
+    names = [o.name for o in proto.graph.output]
+
+    def run(feeds: Feeds) -> dict[str, np.ndarray]:
+        return dict(zip(names, evaluator.run(None, dict(feeds)), strict=True))
+
+    return run
+
+
+RUNTIMES: dict[str, Callable[[onnx.ModelProto], Session]] = {
+    "onnxruntime": _onnxruntime(optimize=False),
+    "onnxruntime-optimized": _onnxruntime(optimize=True),
+    "qonnx": _qonnx,
+    "reference": _reference,
+}
+
+
+def open_session(runtime: str, proto: onnx.ModelProto) -> Session:
+    """A function that runs ``proto`` in the runtime of that name."""
+    if runtime not in RUNTIMES:
+        near = suggest(runtime, RUNTIMES)
+        raise ExportError(
+            f"verify: unknown runtime {runtime!r}; known: {', '.join(RUNTIMES)}" + (f"; did you mean {near[0]!r}?" if near else "")
+        )
+    if any(n.domain == "qonnx.custom_op.general" for n in proto.graph.node) and runtime != "qonnx":
+        raise ExportError(f"verify: runtime {runtime!r} has no Quant operator; use runtime='qonnx' for a QONNX artifact")
+    return RUNTIMES[runtime](proto)
+
+
+def version_of(runtime: str) -> str:
+    """Name and version of the package behind a runtime."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    package = {"reference": "onnx"}.get(runtime, runtime.partition("-")[0])
+    try:
+        return f"{runtime} {version(package)}"
+    except PackageNotFoundError:
+        return runtime
