@@ -1,0 +1,33 @@
+"""Which torch functions know about grids: the registry behind ``QuantTensor.__torch_function__``.
+
+Functions are found by their name, which the functional form, the method and the module share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["NARY", "UNARY", "implements"]
+
+Handler = Callable[..., Any]
+
+UNARY: dict[str, Handler] = {}
+"""``handler(func, x, *args, **kwargs)`` with ``x`` a :class:`QuantTensor`."""
+
+NARY: dict[str, Handler] = {}
+"""``handler(func, *args, **kwargs)``, where any argument may be a :class:`QuantTensor`.
+
+A handler of either kind returns ``None`` where the result has no grid: the caller then computes on the values.
+"""
+
+
+def implements(*names: str, table: dict[str, Handler] = UNARY) -> Callable[[Handler], Handler]:
+    """Register the decorated function as the handler of the torch functions of these names."""
+
+    def register(handler: Handler) -> Handler:
+        for name in names:
+            table[name] = handler
+        return handler
+
+    return register
