@@ -22,8 +22,6 @@
 Injectors are classes and never change. A subclass, `let` and `&` combine them; the left-most base wins.
 """
 
-import copyreg
-
 from injector._declarations import this, value
 from injector.copy_rules import register_copy_rule
 from injector.errors import (
@@ -35,13 +33,13 @@ from injector.errors import (
 )
 from injector.injector import Injector, InjectorType, override
 from injector.locations import SourceLocation, caller_location
-from injector.pickling import reduce_injector
+from injector.pickling import register_reducers
 from injector.records import Record, Resolution, declarations, explain, readable_names, resolve, resolve_many
-from injector.tables import Declaration
+from injector.tables import Declaration, is_injector
 
 __version__ = "0.1.0"
 
-copyreg.pickle(InjectorType, reduce_injector)
+register_reducers()
 
 BaseInjector = Injector
 ExtendedInjector = Injector
@@ -62,6 +60,7 @@ __all__ = [
     "caller_location",
     "declarations",
     "explain",
+    "is_injector",
     "override",
     "readable_names",
     "register_copy_rule",

@@ -11,23 +11,18 @@ this.scaling.shape[0]
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 import dependencies
 from dependencies.exceptions import DependencyError as _ForeignError
 
-from injector.errors import DependencyError, InjectorPicklingError
-from injector.locations import SourceLocation
+from injector.errors import DependencyError
 
 __all__ = [
     "PARENT",
     "Link",
-    "find_declared",
     "foreign_form",
-    "is_importable",
     "is_link",
     "link_levels",
     "link_steps",
@@ -72,11 +67,6 @@ class value(dependencies.value):
     def __repr__(self) -> str:
         return f"<value {getattr(self.__function__, '__qualname__', self.__function__)}>"
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        if not is_importable(self):
-            raise InjectorPicklingError(f"cannot pickle the @value {not_importable_text(self)}")
-        return load_value, function_path(self.__function__)
-
 
 class Link(_ForeignLink):
     """What `this.x` is: a path to follow inside the injector. Unlike its base it can be copied, pickled and read."""
@@ -94,9 +84,6 @@ class Link(_ForeignLink):
 
     def __lshift__(self, levels: int) -> Link:
         return Link(super().__lshift__(levels).__expression__)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Link, (self.__expression__,)
 
     def __repr__(self) -> str:
         return expression_text(self.__expression__)
@@ -163,55 +150,3 @@ def own_form(obj: Any) -> Any:
     if isinstance(obj, _ForeignLink) and not isinstance(obj, Link):
         return Link(obj.__expression__)
     return obj
-
-
-def function_path(function: Callable[..., Any]) -> tuple[str, str]:
-    """Module and qualified name under which a function says that it can be found."""
-    return getattr(function, "__module__", None) or "", getattr(function, "__qualname__", None) or repr(function)
-
-
-def function_location(function: Callable[..., Any]) -> SourceLocation | None:
-    """Where the function is defined; None for one that has no Python code."""
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    return SourceLocation(code.co_filename, code.co_firstlineno) if code else None
-
-
-def find_declared(module: str, qualname: str) -> Any:
-    """What stands under a qualified name, where a step into an injector takes the declaration and builds nothing.
-
-    Raises `ImportError` or `AttributeError` where there is no such name.
-    """
-    found: Any = importlib.import_module(module)
-    for part in qualname.split("."):
-        lookup = getattr(type(found), "__declared_object__", None)
-        found = lookup(found, part) if lookup else getattr(found, part)
-    return found
-
-
-def is_importable(obj: Any) -> bool:
-    """Whether another process that has the same modules can find `obj`, a class or a `@value`, by its name."""
-    is_value = isinstance(obj, value)
-    module, qualname = function_path(obj.__function__ if is_value else obj)
-    if not module or "<" in qualname:
-        return False
-    try:
-        found = find_declared(module, qualname)
-    except (ImportError, AttributeError):
-        return False
-    return found is obj or (is_value and (found is obj.__function__ or value_function(found) is obj.__function__))
-
-
-def not_importable_text(declared: value) -> str:
-    """Names the function of a `@value` that is not importable, where it is, and the remedy."""
-    module, qualname = function_path(declared.__function__)
-    where = function_location(declared.__function__) or "no source"
-    return (
-        f"function '{qualname}' of module '{module}' ({where}): it cannot be imported by that name; "
-        f"define it at module level, alone or in the body of a class"
-    )
-
-
-def load_value(module: str, qualname: str) -> Any:
-    """The `@value` that was pickled under this name."""
-    found = find_declared(module, qualname)
-    return found if isinstance(found, value) else value(found)

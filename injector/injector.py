@@ -18,7 +18,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar, cast
 
 from injector.cycles import find_cycle
@@ -56,7 +56,7 @@ class InjectorType(type):
             location, locations = namespace.location, namespace.lines
         else:
             location, locations = caller_location(), {}
-        return make_injector(name, bases, namespace, location, locations, metaclass=mcls)
+        return make_injector(name, bases, namespace, location, locations)
 
     def mro(cls) -> list[type]:
         """Python's order where there is one, else that of the bases from left to right: tables do not depend on it."""
@@ -136,7 +136,6 @@ def make_injector(
     *,
     origin: Origin = "body",
     parent: type | None = None,
-    metaclass: type[InjectorType] | None = None,
 ) -> InjectorType:
     """Make an injector class: every one, from a class body or at run time, is made here.
 
@@ -156,7 +155,7 @@ def make_injector(
     info = ClassInfo(location, origin, {}, {}, parent)
     special = {key: obj for key, obj in namespace.items() if key in _CLASS_ATTRIBUTES}
     objects = {key: obj for key, obj in namespace.items() if key not in _CLASS_ATTRIBUTES}
-    created = type.__new__(metaclass or _metaclass(bases), name, bases, {**special, "__injector__": info})
+    created = type.__new__(InjectorType, name, bases, {**special, "__injector__": info})
     fill_table(created, objects, locations)
     return created
 
@@ -176,16 +175,6 @@ def fill_table(injector: type, objects: Mapping[str, Any], locations: Mapping[st
             )
             error.injector, error.path = injector.__name__, tuple(cycle)
             raise error
-
-
-def _metaclass(bases: Iterable[type]) -> type[InjectorType]:
-    """The most derived metaclass among those of the bases, as a class statement would choose."""
-    chosen: type[InjectorType] = InjectorType
-    for base in bases:
-        metaclass = type(base)
-        if issubclass(metaclass, InjectorType) and issubclass(metaclass, chosen):
-            chosen = metaclass
-    return chosen
 
 
 def _describe(declaration: Declaration) -> str:

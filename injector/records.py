@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+import enum
 import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -184,9 +185,11 @@ def _line(name: str, shown: object, declaration: Declaration, asked: str = "") -
 
 
 def short(obj: object) -> str:
-    """One short line for an object: a class by its name, anything else by a shortened repr."""
+    """One short line for an object: a class and an enum member by name, anything else by a shortened repr."""
     if isinstance(obj, type):
         return obj.__name__
+    if isinstance(obj, enum.Enum):
+        return f"{type(obj).__name__}.{obj.name}"
     text = " ".join(_repr.repr(obj).split())
     return text if len(text) <= 80 else text[:77] + "..."
 

@@ -66,7 +66,12 @@ def class_info(injector: type) -> ClassInfo:
 
 
 def is_injector(obj: object) -> bool:
-    """Whether `obj` is an injector class."""
+    """Whether `obj` is an injector class.
+
+    >>> from injector import Injector
+    >>> is_injector(Injector.let(a=1)), is_injector(int), is_injector("text")
+    (True, False, False)
+    """
     return isinstance(obj, type) and "__injector__" in obj.__dict__
 
 

@@ -1,5 +1,6 @@
 """Where each name was declared, what it overrode, who asked for it, and the texts made from that."""
 
+import enum
 import inspect
 import sys
 import types
@@ -20,6 +21,10 @@ from injector import (
     this,
     value,
 )
+
+
+class Color(enum.StrEnum):
+    RED = "red"
 
 
 class Part:
@@ -285,11 +290,15 @@ def test_explain_an_injector_lists_declarations_and_builds_nothing():
             raise AssertionError("was resolved")
 
         text = "x" * 200
+        member = Color.RED
+        kept_class = Part
         several_lines = type("Odd", (), {"__repr__": lambda self: "Odd(\n  1,\n  2)"})()
 
     shown = explain(Q).splitlines()
-    assert [each.split(" = ")[0] for each in shown] == ["fails", "text", "several_lines"]
-    assert "Odd( 1, 2)" in shown[2]
+    assert [each.split(" = ")[0] for each in shown] == ["fails", "text", "member", "kept_class", "several_lines"]
+    assert shown[2].startswith("member = Color.RED  [set in Q, ")
+    assert shown[3].startswith("kept_class = Part  [set in Q, ")
+    assert "Odd( 1, 2)" in shown[4]
     assert all(len(each) < 200 + len(__file__) for each in shown)
 
 
