@@ -1,0 +1,99 @@
+"""What every quantized layer does: hand out tensors, remember where they came from, explain what is missing."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from brevitas.errors import QuantMetadataError
+from brevitas.quant_tensor import QuantTensor, dropped_by
+from brevitas.utils.module_path import describe_module, find_module, qualified_name
+
+__all__ = ["QuantLayerMixin"]
+
+
+class QuantLayerMixin:
+    """Base of all layers: the output rule, the caches of eval mode, and the errors about metadata.
+
+    Attributes:
+        return_quant_tensor: whether ``forward`` returns a ``QuantTensor``.
+        cache_inference_quant_inp, cache_inference_quant_out: keep the last eval input and output, detached.
+        cache_quant_io_metadata_only: cache the metadata with an empty value.
+        export_debug_name: name under which debug hooks record this layer.
+    """
+
+    _last_output: Any = None
+
+    def _init_layer(self, return_quant_tensor: bool) -> None:
+        self.return_quant_tensor = return_quant_tensor
+        self.cache_inference_quant_inp = False
+        self.cache_inference_quant_out = False
+        self.cache_quant_io_metadata_only = True
+        self.export_debug_name: str | None = None
+        self._cached_input: QuantTensor | None = None
+        self._cached_output: QuantTensor | None = None
+
+    def _cached(self, qt: QuantTensor) -> QuantTensor:
+        kept = qt.detach()
+        return kept.set(value=kept.value.new_zeros(())) if self.cache_quant_io_metadata_only else kept
+
+    def _cache_input(self, x: Tensor | QuantTensor) -> None:
+        if self.cache_inference_quant_inp and not self.training and isinstance(x, QuantTensor):  # type: ignore[attr-defined]
+            self._cached_input = self._cached(x)
+
+    def pack_output(self, y: Tensor | QuantTensor) -> Tensor | QuantTensor:
+        """``y`` as the layer returns it: a ``QuantTensor`` or, without ``return_quant_tensor``, its value.
+
+        Raises:
+            QuantMetadataError: a ``QuantTensor`` is to be returned and ``y`` has no metadata.
+        """
+        if self.cache_inference_quant_out and not self.training and isinstance(y, QuantTensor):  # type: ignore[attr-defined]
+            self._cached_output = self._cached(y)
+        if self.return_quant_tensor:
+            if isinstance(y, QuantTensor):
+                return y
+            raise self.metadata_error("quantization", None, "set return_quant_tensor=False here")
+        out = y.value if isinstance(y, QuantTensor) else y
+        if not torch.compiler.is_compiling():
+            # Kept outside the module's attributes, so that an error can name this layer as the producer of a tensor.
+            self.__dict__["_last_output"] = weakref.ref(out)
+        return out
+
+    def metadata_error(self, missing: str, offending: Tensor | None, *fixes: str) -> QuantMetadataError:
+        """The error for metadata that this layer needs and does not get: who, what, from whom, and how to mend it."""
+        assert isinstance(self, nn.Module)
+        message = f"{describe_module(self)}: {missing}"
+        if offending is not None:
+            source, fix = _producer(offending)
+            message += f", and the input is {source}"
+            fixes = ((fix, *fixes)) if fix else fixes
+        return QuantMetadataError(f"{message}. Fix: {'; or '.join(fixes)}.")
+
+    def _here(self) -> str:
+        assert isinstance(self, nn.Module)
+        name = qualified_name(self)
+        return f"'{name}'" if name else "this layer"
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state.pop("_last_output", None)
+        return state
+
+
+def _producer(tensor: Tensor) -> tuple[str, str]:
+    """Who made a plain tensor, in words, and the fix there."""
+    found = find_module(lambda m: (ref := getattr(m, "_last_output", None)) is not None and ref() is tensor)
+    if found is not None:
+        name, module = found
+        who = f"{type(module).__name__} '{name}'" if name else type(module).__name__
+        return f"a plain Tensor returned by {who} (return_quant_tensor=False)", f"set return_quant_tensor=True on '{name}'"
+    function = dropped_by(tensor)
+    if function is not None:
+        return (
+            f"a plain Tensor made by {function}, which does not keep the grid of a QuantTensor",
+            f"quantize its result, for example with a QuantIdentity(return_quant_tensor=True) after {function}",
+        )
+    return "a plain Tensor from outside quantized layers", ""

@@ -1,0 +1,264 @@
+"""The data flow of layers with a weight: quantize input, weight and bias, compute in float, derive the output's metadata."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from brevitas.nn.attach import Slot, attach_quantizers
+from brevitas.nn.introspection import (
+    InputGetters,
+    enabled_property,
+    narrow_property,
+    quantity_getter,
+    signed_property,
+)
+from brevitas.nn.quant_layer import QuantLayerMixin
+from brevitas.nn.utils import merge_bn
+from brevitas.quant_tensor import QuantTensor, Source, accumulator_bit_width, code_range
+
+__all__ = ["QuantWeightBiasInputOutputLayer"]
+
+
+class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
+    """Body of the layers with a weight and perhaps a bias. A subclass gives ``inner_forward_impl`` and its geometry."""
+
+    output_channel_dim = 0
+    #: Dim of the output that runs over the channels.
+    _output_scale_dim = 1
+
+    is_weight_quant_enabled = enabled_property("weight")
+    is_quant_weight_signed = signed_property("weight")
+    is_quant_weight_narrow_range = narrow_property("weight")
+    quant_weight_scale = quantity_getter("weight", "scale")
+    quant_weight_zero_point = quantity_getter("weight", "zero_point")
+    quant_weight_bit_width = quantity_getter("weight", "bit_width")
+    is_bias_quant_enabled = enabled_property("bias")
+    is_quant_bias_signed = signed_property("bias")
+    is_quant_bias_narrow_range = narrow_property("bias")
+    quant_bias_scale = quantity_getter("bias", "scale")
+    quant_bias_zero_point = quantity_getter("bias", "zero_point")
+    quant_bias_bit_width = quantity_getter("bias", "bit_width")
+    is_output_quant_enabled = enabled_property("output")
+    is_quant_output_signed = signed_property("output")
+    is_quant_output_narrow_range = narrow_property("output")
+    quant_output_scale = quantity_getter("output", "scale")
+    quant_output_zero_point = quantity_getter("output", "zero_point")
+    quant_output_bit_width = quantity_getter("output", "bit_width")
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def _init_quantizers(
+        self,
+        weight_quant: Any,
+        bias_quant: Any,
+        input_quant: Any,
+        output_quant: Any,
+        return_quant_tensor: bool,
+        keywords: dict[str, Any],
+    ) -> None:
+        self._init_layer(return_quant_tensor)
+        self.cache_inference_quant_bias = False
+        around = {"act_impl": None, "passthrough_act": True}
+        slots = [
+            Slot("weight_quant", "weight", weight_quant, "weight_"),
+            Slot("bias_quant", "bias", bias_quant, "bias_"),
+            Slot("input_quant", "act", input_quant, "input_", around),
+            Slot("output_quant", "act", output_quant, "output_", around),
+        ]
+        assert isinstance(self, nn.Module)
+        attach_quantizers(self, slots, keywords)
+        if self.weight.device.type != "cpu" or self.weight.dtype != torch.float32:
+            for slot in slots:
+                getattr(self, slot.argument).to(device=self.weight.device, dtype=self.weight.dtype)
+
+    @property
+    def weights_per_output(self) -> int:
+        """Number of weights that feed one output element."""
+        raise NotImplementedError
+
+    @property
+    def per_elem_ops(self) -> int:
+        """Operations for one output element: a multiplication and an addition for each weight."""
+        return 2 * self.weights_per_output
+
+    @property
+    def channelwise_separable(self) -> bool:
+        """Whether each output channel reads one input channel."""
+        return False
+
+    def inner_forward_impl(self, x: Tensor, quant_weight: Tensor, quant_bias: Tensor | None) -> Tensor:
+        """The float operation on quantized values."""
+        raise NotImplementedError
+
+    def forward(self, input: Tensor | QuantTensor) -> Tensor | QuantTensor:  # noqa: A002
+        """The layer on quantized values.
+
+        Args:
+            input: as for the ``torch.nn`` layer; a ``QuantTensor`` brings the scale that ``bias_quant`` and the output's
+                metadata need.
+
+        Raises:
+            QuantMetadataError: the bias quantizer, or ``return_quant_tensor=True``, needs metadata that are not there.
+        """
+        self._cache_input(input)
+        x: Tensor | QuantTensor = input
+        if self.input_quant.is_quant_enabled:
+            x = self.input_quant(x)
+        weight = self.weight_quant(self.weight)
+        bias = self.bias
+        quant_bias: QuantTensor | None = None
+        if bias is not None and self.bias_quant.is_quant_enabled:
+            quant_bias = self._quantize_bias(bias, x, weight)
+            bias = quant_bias.value
+        out = self.inner_forward_impl(_value(x), _value(weight), bias)
+        if self.output_quant.is_quant_enabled:
+            return self.pack_output(self.output_quant(out))
+        if self.return_quant_tensor:
+            return self.pack_output(self._with_metadata(out, x, weight, quant_bias))
+        return self.pack_output(out)
+
+    def _quantize_bias(self, bias: Tensor, x: Tensor | QuantTensor, weight: Tensor | QuantTensor) -> QuantTensor:
+        if not self.bias_quant.requires_input_scale:
+            return self.bias_quant(bias)
+        preset = self.bias_quant.quant_injector.__name__
+        own_scale = "use Int8BiasPerTensorFloatInternalScaling"
+        if not isinstance(x, QuantTensor):
+            raise self.metadata_error(
+                f"{preset} needs the input scale", x, f"set input_quant= on {self._here()}", own_scale
+            )
+        if not isinstance(weight, QuantTensor):
+            raise self.metadata_error(f"{preset} needs the weight scale, and weight_quant is off", None, "set weight_quant=", own_scale)
+        self._check_input_scale(x)
+        scale = self._accumulator_scale(x, weight)
+        width = self._accumulator_bit_width(x, weight, None) if self.bias_quant.requires_input_bit_width else None
+        return self.bias_quant(bias, scale, width)
+
+    def _check_input_scale(self, x: QuantTensor) -> None:
+        if x.scale.numel() > 1 and not self.channelwise_separable:
+            raise self.metadata_error(
+                f"a per-tensor input scale is needed, and the input has one of shape {tuple(x.scale.shape)}: products of different "
+                "scales cannot be added as integers",
+                None,
+                "set scaling_per_output_channel=False on the quantizer of the input",
+                f"re-quantize it with input_quant= on {self._here()}",
+            )
+
+    def _with_metadata(
+        self, out: Tensor, x: Tensor | QuantTensor, weight: Tensor | QuantTensor, quant_bias: QuantTensor | None
+    ) -> QuantTensor:
+        """``out`` with the metadata of the accumulator."""
+        use_plain = "set return_quant_tensor=False here"
+        output = f"set output_quant= on {self._here()}"
+        if not isinstance(x, QuantTensor):
+            raise self.metadata_error(
+                "return_quant_tensor=True needs the input scale", x, f"set input_quant= on {self._here()}", output, use_plain
+            )
+        if not isinstance(weight, QuantTensor):
+            raise self.metadata_error(
+                "return_quant_tensor=True needs weight quantization, and weight_quant is off", None, "set weight_quant=", output, use_plain
+            )
+        if self.bias is not None and not (quant_bias is not None and self.bias_quant.requires_input_scale):
+            found = "is in float" if quant_bias is None else "has a scale of its own"
+            raise self.metadata_error(
+                f"return_quant_tensor=True needs a bias on the accumulator grid, and the bias {found}", None,
+                "set bias_quant=Int8Bias, Int16Bias or Int32Bias", output, use_plain,
+            )
+        self._check_input_scale(x)
+        signed = bool(x.signed or weight.signed or _shifted(x) or _shifted(weight))
+        scale = self._accumulator_scale(x, weight)
+        if scale.numel() > 1:
+            shape = [1] * out.ndim
+            shape[self._output_scale_dim % out.ndim] = scale.numel()
+            scale = scale.reshape(shape)
+        else:
+            scale = scale.reshape(())
+        width = self._accumulator_bit_width(x, weight, quant_bias)
+        zero_point = torch.zeros((), dtype=scale.dtype, device=scale.device)
+        source = Source.derived(type(self).__name__, fan_in=self.weights_per_output)
+        return QuantTensor.unchecked(out, scale, zero_point, width, signed, self.training, source)  # type: ignore[attr-defined]
+
+    def _accumulator_scale(self, x: QuantTensor, weight: QuantTensor) -> Tensor:
+        """s_in * s_w: one element, or one an output channel."""
+        input_scale, weight_scale = x.scale, weight.scale
+        if input_scale.numel() == 1 and weight_scale.numel() == 1:
+            return input_scale.reshape(()) * weight_scale.reshape(())
+        input_scale, weight_scale = input_scale.reshape(-1), weight_scale.reshape(-1)
+        if input_scale.numel() > 1:
+            # Channel-wise separable: input channel c feeds the outputs c*r .. c*r + r - 1.
+            input_scale = input_scale.repeat_interleave(self.out_channels // input_scale.numel())
+        return input_scale * weight_scale
+
+    def _accumulator_bit_width(self, x: QuantTensor, weight: QuantTensor, quant_bias: QuantTensor | None) -> Tensor:
+        bias_range = None
+        if quant_bias is not None:
+            bias_range = code_range(
+                quant_bias.bit_width, quant_bias.signed, bool(self.bias_quant.is_narrow_range), shifted=False
+            )
+        return accumulator_bit_width(
+            x.bit_width,
+            weight.bit_width,
+            self.weights_per_output,
+            input_signed=x.signed,
+            weight_signed=weight.signed,
+            weight_narrow_range=bool(self.weight_quant.is_narrow_range),
+            input_shifted=_shifted(x),
+            weight_shifted=_shifted(weight),
+            bias_range=bias_range,
+        )
+
+    @property
+    def out_channels(self) -> int:
+        """Number of output channels."""
+        return self.weight.shape[self.output_channel_dim]
+
+    def quant_weight(self) -> Tensor | QuantTensor:
+        """The quantized weight, as in eval mode; the weight itself if ``weight_quant`` is off."""
+        return self.weight_quant.evaluate(self.weight)
+
+    def int_weight(self, float_datatype: bool = False) -> Tensor:
+        """Integer codes of the weight, int32 or (``float_datatype=True``) in the weight's dtype with gradient.
+
+        Raises:
+            QuantMetadataError: ``weight_quant`` is off.
+        """
+        weight = self.quant_weight()
+        if not isinstance(weight, QuantTensor):
+            raise self.metadata_error("int_weight() needs weight quantization, and weight_quant is off", None, "set weight_quant=")
+        return weight.int(float_datatype)
+
+    def quant_bias(self) -> Tensor | QuantTensor | None:
+        """The quantized bias, as in eval mode; ``None`` without a bias or without ``bias_quant``.
+
+        Raises:
+            QuantMetadataError: its scale comes from the input, and no eval forward was run.
+        """
+        if self.bias is None or not self.is_bias_quant_enabled:
+            return None
+        return self.bias_quant.evaluate(self.bias)
+
+    def int_bias(self, float_datatype: bool = False) -> Tensor | None:
+        """Integer codes of the bias, as ``int_weight``; ``None`` without a bias or without ``bias_quant``."""
+        bias = self.quant_bias()
+        return bias.int(float_datatype) if isinstance(bias, QuantTensor) else None
+
+    def merge_bn_in(self, bn: nn.Module) -> None:
+        """Fold a batch norm that follows this layer into its weight and bias (``brevitas.nn.utils.merge_bn``)."""
+        merge_bn(self, bn, output_channel_dim=self.output_channel_dim)
+
+
+def _value(x: Tensor | QuantTensor) -> Tensor:
+    return x.value if isinstance(x, QuantTensor) else x
+
+
+def _shifted(x: QuantTensor) -> bool:
+    """Whether the zero point may be other than 0: known from the quantizer; a tensor of unknown origin is looked at."""
+    if x.source is not None and x.source.shifted is not None:
+        return x.source.shifted
+    if torch.compiler.is_compiling():
+        return True
+    return bool((x.zero_point != 0).any())
+

@@ -1,0 +1,214 @@
+"""Proxies of parameters: weights and biases."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from brevitas.errors import QuantMetadataError
+from brevitas.proxy.quant_proxy import QuantProxyFromInjector, eval_mode
+from brevitas.quant_tensor import QuantTensor
+
+__all__ = [
+    "BiasQuantProxyFromInjector",
+    "BiasQuantProxyProtocol",
+    "WeightQuantProxyFromInjector",
+    "WeightQuantProxyProtocol",
+]
+
+
+@runtime_checkable
+class WeightQuantProxyProtocol(Protocol):
+    """What a module must offer to be passed as ``weight_quant``."""
+
+    is_quant_enabled: bool
+    is_signed: bool | None
+    is_narrow_range: bool | None
+    rounding_mode: str | None
+
+    def add_tracked_module(self, module: nn.Module) -> None:
+        """Take one more layer whose weight is quantized."""
+
+    def forward(self, x: Tensor) -> Tensor | QuantTensor:
+        """Quantize a weight."""
+
+
+@runtime_checkable
+class BiasQuantProxyProtocol(Protocol):
+    """What a module must offer to be passed as ``bias_quant``."""
+
+    is_quant_enabled: bool
+    requires_input_scale: bool
+    requires_input_bit_width: bool
+
+    def add_tracked_module(self, module: nn.Module) -> None:
+        """Take one more layer whose bias is quantized."""
+
+    def forward(
+        self, x: Tensor, input_scale: Tensor | None = None, input_bit_width: Tensor | None = None
+    ) -> Tensor | QuantTensor:
+        """Quantize a bias."""
+
+
+class _ParameterQuantProxy(QuantProxyFromInjector):
+    """A proxy whose statistics run over one parameter of each of its layers."""
+
+    parameter_name: str
+
+    def _tracked_parameters(self) -> list[nn.Parameter]:
+        return [p for p in (getattr(m, self.parameter_name, None) for m in self.tracked_module_list) if p is not None]
+
+    def _layer_values(self) -> dict[str, Any]:
+        return {**super()._layer_values(), "tracked_parameter_list": self._tracked_parameters()}
+
+    def _resolve(self) -> None:
+        super()._resolve()
+        self._trackers = self._find_trackers()
+
+    def _find_trackers(self) -> list[nn.Module]:
+        if self.tensor_quant is None:
+            return []
+        return [m for m in self.tensor_quant.modules() if hasattr(m, "set_tracked_parameters")]
+
+    def evaluate(self, x: Tensor) -> Tensor | QuantTensor:
+        """``x`` quantized as in eval mode, with gradients; nothing is counted or changed. ``x`` itself if off."""
+        if self.tensor_quant is None:
+            return x
+        y, scale, zero_point, bit_width = self._evaluate_on(x)
+        return QuantTensor.unchecked(y, scale, zero_point, bit_width, self._signed, False, self.source)
+
+    def _evaluate(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        parameters = self._tracked_parameters()
+        if not parameters:
+            raise QuantMetadataError(f"{self.site}: the layer has no {self.parameter_name}")
+        return self._evaluate_on(parameters[0])
+
+    def _evaluate_on(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        raise NotImplementedError
+
+    def _follow_replaced_parameters(self) -> None:
+        """A layer's parameter may have been replaced by a new object; shared statistics must see the new one."""
+        if len(self.tracked_module_list) > 1 and self._trackers:
+            current = self._tracked_parameters()
+            for tracker in self._trackers:
+                tracker.set_tracked_parameters(current)
+
+
+class WeightQuantProxyFromInjector(_ParameterQuantProxy):
+    """Quantizes the weight of a layer, or of the layers that share it.
+
+    >>> import torch
+    >>> from brevitas.nn import QuantLinear
+    >>> layer = QuantLinear(4, 2, weight_bit_width=4)
+    >>> layer.weight_quant(layer.weight).bit_width
+    tensor(4.)
+
+    Resolves to ``tensor_quant: (weight) -> (value, scale, zero point, bit width)``, or to nothing if off.
+    """
+
+    role = "weight"
+    parameter_name = "weight"
+
+    def forward(self, x: Tensor) -> Tensor | QuantTensor:
+        """The quantized weight, in the weight's shape and dtype; the weight itself if quantization is off."""
+        if self.tensor_quant is None:
+            return x
+        self._follow_replaced_parameters()
+        y, scale, zero_point, bit_width = self.tensor_quant(x)
+        return QuantTensor.unchecked(y, scale, zero_point, bit_width, self._signed, self.training, self.source)
+
+    def _evaluate_on(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        assert self.tensor_quant is not None
+        self._follow_replaced_parameters()
+        with eval_mode(self.tensor_quant):
+            return self.tensor_quant(x)
+
+
+class BiasQuantProxyFromInjector(_ParameterQuantProxy):
+    """Quantizes the bias of a layer, on the accumulator's grid or on a grid of its own.
+
+    >>> import torch
+    >>> from brevitas.nn import QuantLinear
+    >>> from brevitas.quant import Int8Bias
+    >>> layer = QuantLinear(4, 2, bias_quant=Int8Bias)
+    >>> layer.bias_quant(layer.bias, input_scale=torch.tensor(0.01)).scale
+    tensor(0.0100)
+    """
+
+    role = "bias"
+    parameter_name = "bias"
+
+    def _install(self, tensor_quant: nn.Module | None, values: dict[str, Any]) -> None:
+        super()._install(tensor_quant, values)
+        enabled = tensor_quant is not None
+        self.requires_input_scale = enabled and bool(values.get("requires_input_scale"))
+        self.requires_input_bit_width = enabled and bool(values.get("requires_input_bit_width"))
+        self._accumulator: tuple[Tensor, Tensor | None] | None = None
+
+    def forward(
+        self, x: Tensor, input_scale: Tensor | None = None, input_bit_width: Tensor | None = None
+    ) -> Tensor | QuantTensor:
+        """The quantized bias, of shape (C,); the bias itself if quantization is off.
+
+        Args:
+            x: bias, of shape (C,).
+            input_scale: scale of the accumulator, of one element or of C, flattened here.
+            input_bit_width: width of the accumulator, one element.
+
+        Raises:
+            QuantMetadataError: the scale or width that the quantizer needs is not given.
+        """
+        if self.tensor_quant is None:
+            return x
+        if not self.requires_input_scale:
+            y, scale, zero_point, bit_width = self.tensor_quant(x)
+        else:
+            scale_needed = self._required(input_scale, "input scale")
+            scale_needed = scale_needed.reshape(()) if scale_needed.numel() == 1 else scale_needed.reshape(-1)
+            if self.requires_input_bit_width:
+                width = self._required(input_bit_width, "input bit width").reshape(())
+                y, scale, zero_point, bit_width = self.tensor_quant(x, scale_needed, width)
+            else:
+                width = None
+                y, scale, zero_point, bit_width = self.tensor_quant(x, scale_needed)
+            if not self.training and not torch.compiler.is_compiling():
+                self._accumulator = (scale_needed.detach(), None if width is None else width.detach())
+        return QuantTensor.unchecked(y, scale, zero_point, bit_width, self._signed, self.training, self.source)
+
+    def _required(self, given: Tensor | None, what: str) -> Tensor:
+        if given is None:
+            raise QuantMetadataError(f"{self.quant_injector.__name__} needs the {what}, and none was given")
+        return given
+
+    def _evaluate_on(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        assert self.tensor_quant is not None
+        arguments: tuple[Tensor, ...] = ()
+        if self.requires_input_scale:
+            if self._accumulator is None:
+                raise QuantMetadataError(
+                    f"{self.site}: {self.quant_injector.__name__} takes its scale from the input, and no input has been "
+                    "seen; run one forward in eval mode first"
+                )
+            arguments = tuple(a for a in self._accumulator if a is not None)
+        with eval_mode(self.tensor_quant):
+            return self.tensor_quant(x, *arguments)
+
+    def scale(self) -> Tensor | None:
+        """Scale of the last eval forward (external scale, ``None`` before any) or from the bias itself."""
+        if self.requires_input_scale:
+            return self._accumulator[0] if self._accumulator is not None else None
+        return super().scale()
+
+    def bit_width(self) -> Tensor | None:
+        """Bit width, that of the last eval forward where the layer supplies it (``None`` before any)."""
+        if self.requires_input_scale and self._accumulator is None:
+            return None
+        return super().bit_width()
+
+    def zero_point(self) -> Tensor | None:
+        """Zero point; ``None`` where the scale comes from the layer and no eval forward was run."""
+        if self.requires_input_scale and self._accumulator is None:
+            return None
+        return super().zero_point()

@@ -1,0 +1,203 @@
+"""What every proxy does: resolve, share, remember, load."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from brevitas import config
+from brevitas.core.zero_point import ZeroZeroPoint
+from brevitas.errors import QuantConfigError
+from brevitas.quant.strict import Site, resolve_quantizer
+from brevitas.quant_tensor import Source
+from injector import Resolution
+
+__all__ = ["QuantProxyFromInjector", "eval_mode"]
+
+
+def _is_shifted(quantizer: nn.Module | None) -> bool:
+    """Whether the zero point may be other than 0, known from its module."""
+    zero_point = getattr(quantizer, "zero_point_impl", None)
+    return zero_point is not None and not isinstance(zero_point, ZeroZeroPoint)
+
+
+@contextlib.contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Evaluate ``module`` as in eval mode, and leave the training flag of each sub-module as it was."""
+    training = [m for m in module.modules() if m.training]
+    for m in training:
+        m.training = False
+    try:
+        yield
+    finally:
+        for m in training:
+            m.training = True
+
+
+def _forgive_missing_keys(proxy: nn.Module, incompatible: Any) -> None:
+    """With ``config.IGNORE_MISSING_KEYS``, a checkpoint without this quantizer's keys is accepted."""
+    prefix = proxy.__dict__.pop("_load_prefix", None)
+    if config.IGNORE_MISSING_KEYS and prefix is not None:
+        incompatible.missing_keys[:] = [k for k in incompatible.missing_keys if not k.startswith(prefix)]
+
+
+class QuantProxyFromInjector(nn.Module):
+    """Base of all proxies: a declaration, its layers, and the module that it resolves to.
+
+    Args:
+        quant_layer: the layer that owns the quantizer.
+        quant_injector: the declaration, a class derived from ``ExtendedInjector``.
+        site: where the quantizer was written, for error messages.
+
+    Raises:
+        QuantConfigError: the declaration has no meaning (``spec/quantizers.md`` 9).
+    """
+
+    role: ClassVar[str]
+
+    def __init__(self, quant_layer: nn.Module, quant_injector: type, site: Site | None = None) -> None:
+        super().__init__()
+        self.site = site or Site(type(quant_layer).__name__, f"{self.role}_quant", self.role)
+        self.quant_injector = quant_injector
+        self.tracked_module_list = [quant_layer]
+        self._resolve()
+        self.register_load_state_dict_post_hook(_forgive_missing_keys)
+
+    def _layer_values(self) -> dict[str, Any]:
+        """What the layers supply to the declaration."""
+        layers = tuple(self.tracked_module_list)
+        return {"module": layers[0] if len(layers) == 1 else layers}
+
+    def resolution(self) -> Resolution:
+        """Resolve the declaration once more, with the provenance of every value; the proxy is not changed."""
+        return resolve_quantizer(self.quant_injector, self.site, self._layer_values())
+
+    def _resolve(self) -> None:
+        values = self.resolution().values
+        self._install(values["tensor_quant"], values)
+        self._signed: bool | None = values.get("signed")
+        self._narrow_range: bool | None = values.get("narrow_range")
+        self.source = Source.new(f"{self.site.layer}.{self.site.argument}", shifted=_is_shifted(self._resolved_module()))
+
+    def _install(self, tensor_quant: nn.Module | None, values: dict[str, Any]) -> None:
+        self.tensor_quant = tensor_quant
+
+    def _resolved_module(self) -> nn.Module | None:
+        return self.tensor_quant
+
+    @property
+    def is_quant_enabled(self) -> bool:
+        """Whether the declaration resolves to a quantizer."""
+        return self._resolved_module() is not None
+
+    @property
+    def is_signed(self) -> bool | None:
+        """Whether codes are signed; ``None`` if the quantizer is off and does not say."""
+        return self._signed
+
+    @property
+    def is_narrow_range(self) -> bool | None:
+        """Whether the range leaves one code out; ``None`` if the quantizer is off and does not say."""
+        return self._narrow_range
+
+    @property
+    def rounding_mode(self) -> str | None:
+        """``'ROUND'``, ``'CEIL'``, ``'FLOOR'``, ``'ROUND_TO_ZERO'``, the class name of another rounding; ``None`` if off."""
+        quantizer = self._resolved_module()
+        int_quant = getattr(quantizer, "int_quant", None)
+        rounding = getattr(int_quant, "float_to_int_impl", None)
+        if rounding is None:
+            return None
+        name = type(rounding).__name__
+        known = {"RoundSte": "ROUND", "CeilSte": "CEIL", "FloorSte": "FLOOR", "RoundToZeroSte": "ROUND_TO_ZERO"}
+        return known.get(name, name)
+
+    def max_uint_value(self, bit_width: Tensor) -> Tensor:
+        """Largest unsigned code of ``bit_width`` bits, one less if the range is narrow."""
+        top = 2.0**bit_width - 1.0
+        return top - 1.0 if self._narrow_range else top
+
+    def init_tensor_quant(self) -> None:
+        """Resolve again for the layers as they are now. What was learned or collected stays, in the same objects."""
+        old = self._resolved_module()
+        self._resolve()
+        new = self._resolved_module()
+        if old is not None and new is not None:
+            _keep_state(old, new)
+
+    def add_tracked_module(self, module: nn.Module | None) -> None:
+        """Share this quantizer with one more layer.
+
+        Raises:
+            QuantConfigError: ``module`` is ``None``, or the layers cannot share one scale; nothing is changed then.
+        """
+        if module is None:
+            raise QuantConfigError(f"{self.site}: cannot share a quantizer with None; pass the layer that is to use it")
+        if any(m is module for m in self.tracked_module_list):
+            return
+        self.tracked_module_list = [*self.tracked_module_list, module]
+        try:
+            self.init_tensor_quant()
+        except Exception:
+            self.tracked_module_list = self.tracked_module_list[:-1]
+            raise
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        self.__dict__["_load_prefix"] = prefix
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _probe(self) -> Tensor:
+        """A tensor on the quantizer's device, to evaluate it on."""
+        module = self._resolved_module()
+        assert module is not None
+        state = next(itertools.chain(module.parameters(), module.buffers()), None)
+        if state is None or not state.is_floating_point():
+            return torch.zeros(1, device=None if state is None else state.device)
+        return torch.zeros(1, device=state.device, dtype=state.dtype)
+
+    def _evaluate(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(value, scale, zero point, bit width) as in eval mode; nothing is counted or changed."""
+        raise NotImplementedError
+
+    def scale(self) -> Tensor | None:
+        """Scale as in eval mode, with its gradient; ``None`` if off."""
+        return self._evaluate()[1] if self.is_quant_enabled else None
+
+    def zero_point(self) -> Tensor | None:
+        """Zero point as in eval mode, with its gradient; ``None`` if off."""
+        return self._evaluate()[2] if self.is_quant_enabled else None
+
+    def bit_width(self) -> Tensor | None:
+        """Bit width as in eval mode, with its gradient; ``None`` if off."""
+        return self._evaluate()[3] if self.is_quant_enabled else None
+
+    def extra_repr(self) -> str:
+        """The declaration's name."""
+        return f"{self.quant_injector.__name__}" + ("" if self.is_quant_enabled else ", off")
+
+
+def _keep_state(old: nn.Module, new: nn.Module) -> None:
+    """Give ``new`` the parameters and the collected state of ``old``, and its device and dtype."""
+    if isinstance(new, torch.jit.ScriptModule):
+        new.load_state_dict(old.state_dict(), strict=False)
+        return
+    old_parameters, old_buffers, persistent = dict(old.named_parameters()), dict(old.named_buffers()), old.state_dict().keys()
+    for name, parameter in list(new.named_parameters()):
+        kept = old_parameters.get(name)
+        if kept is not None and kept.shape == parameter.shape:
+            owner, _, leaf = name.rpartition(".")
+            new.get_submodule(owner)._parameters[leaf] = kept
+    for name, buffer in list(new.named_buffers()):
+        kept_buffer = old_buffers.get(name)
+        if kept_buffer is None:
+            continue
+        owner, _, leaf = name.rpartition(".")
+        # Constants of the declaration may depend on the layers, so they are taken anew.
+        same = name in persistent and kept_buffer.shape == buffer.shape
+        new.get_submodule(owner)._buffers[leaf] = kept_buffer if same else buffer.to(kept_buffer.device, kept_buffer.dtype)
+    new.train(old.training)

@@ -1,0 +1,31 @@
+"""Presets that leave values in float; what ``None`` stands for in the arguments of a layer.
+
+>>> from brevitas.quant.none import NoneWeightQuant
+>>> NoneWeightQuant.tensor_quant is None
+True
+"""
+
+from brevitas.inject import ExtendedInjector
+from brevitas.inject.enum import QuantType
+from brevitas.quant.solver import ActQuantSolver, BiasQuantSolver, WeightQuantSolver
+
+__all__ = ["NoneActQuant", "NoneBiasQuant", "NoneWeightQuant"]
+
+
+class _Float(ExtendedInjector):
+    quant_type = QuantType.FP
+
+
+class NoneWeightQuant(_Float, WeightQuantSolver):
+    """Float weights."""
+
+
+class NoneActQuant(_Float, ActQuantSolver):
+    """Float activations."""
+
+
+class NoneBiasQuant(_Float, BiasQuantSolver):
+    """Float biases; nothing is required of the input."""
+
+    requires_input_scale = False
+    requires_input_bit_width = False

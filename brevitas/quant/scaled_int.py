@@ -1,0 +1,102 @@
+"""Presets with a float scale: symmetric integers for weights, activations and biases.
+
+>>> from brevitas.quant.scaled_int import Int8WeightPerTensorFloat
+>>> class Int4PerChannel(Int8WeightPerTensorFloat):
+...     bit_width = 4
+...     scaling_per_output_channel = True
+"""
+
+from brevitas.inject import value
+from brevitas.quant.base import (
+    IntQuant,
+    MaxStatsScaling,
+    NarrowIntQuant,
+    ParamFromRuntimePercentileScaling,
+    ParamMinMaxInitScaling,
+    PerChannelFloatScaling8bit,
+    PerTensorFloatScaling8bit,
+    UintQuant,
+)
+from brevitas.quant.solver import ActQuantSolver, BiasQuantSolver, WeightQuantSolver
+
+__all__ = [
+    "Int16Bias",
+    "Int24Bias",
+    "Int32Bias",
+    "Int8ActPerTensorFloat",
+    "Int8ActPerTensorFloatMinMaxInit",
+    "Int8Bias",
+    "Int8BiasPerTensorFloatInternalScaling",
+    "Int8WeightPerChannelFloat",
+    "Int8WeightPerTensorFloat",
+    "IntBias",
+    "Uint8ActPerTensorFloat",
+    "Uint8ActPerTensorFloatMaxInit",
+]
+
+
+class Int8WeightPerTensorFloat(NarrowIntQuant, MaxStatsScaling, PerTensorFloatScaling8bit, WeightQuantSolver):
+    """Weights in [-127, 127]; scale = max abs W / 127."""
+
+
+class Int8WeightPerChannelFloat(NarrowIntQuant, MaxStatsScaling, PerChannelFloatScaling8bit, WeightQuantSolver):
+    """Weights in [-127, 127]; per output channel, scale = max abs W / 127."""
+
+
+class Int8ActPerTensorFloat(IntQuant, ParamFromRuntimePercentileScaling, PerTensorFloatScaling8bit, ActQuantSolver):
+    """Activations in [-128, 127]; scale = t / 128, t learned from the 99.999th percentile of abs x."""
+
+
+class Uint8ActPerTensorFloat(UintQuant, ParamFromRuntimePercentileScaling, PerTensorFloatScaling8bit, ActQuantSolver):
+    """Activations in [0, 255]; scale = t / 255, t learned from the 99.999th percentile of abs x."""
+
+
+class Int8ActPerTensorFloatMinMaxInit(IntQuant, ParamMinMaxInitScaling, PerTensorFloatScaling8bit, ActQuantSolver):
+    """Activations in [-128, 127]; scale = t / 128, t learned from max(abs(min_val), abs(max_val)), which must be declared."""
+
+
+class Uint8ActPerTensorFloatMaxInit(UintQuant, ParamMinMaxInitScaling, PerTensorFloatScaling8bit, ActQuantSolver):
+    """Activations in [0, 255]; scale = t / 255, t learned from max_val, which must be declared."""
+
+    min_val = 0.0
+
+
+class IntBias(IntQuant, BiasQuantSolver):
+    """A bias on the accumulator's grid, scale = s_in * s_w, of the accumulator's width unless ``bit_width`` is declared."""
+
+    requires_input_scale = True
+
+    @value
+    def requires_input_bit_width(__self__):  # noqa: N805
+        return "bit_width" not in __self__
+
+
+class Int8Bias(IntBias):
+    """An 8-bit bias on the accumulator's grid, scale = s_in * s_w."""
+
+    bit_width = 8
+
+
+class Int16Bias(IntBias):
+    """A 16-bit bias on the accumulator's grid, scale = s_in * s_w."""
+
+    bit_width = 16
+
+
+class Int24Bias(IntBias):
+    """A 24-bit bias on the accumulator's grid, scale = s_in * s_w."""
+
+    bit_width = 24
+
+
+class Int32Bias(IntBias):
+    """A 32-bit bias on the accumulator's grid, scale = s_in * s_w."""
+
+    bit_width = 32
+
+
+class Int8BiasPerTensorFloatInternalScaling(IntQuant, MaxStatsScaling, PerTensorFloatScaling8bit, BiasQuantSolver):
+    """A bias in [-128, 127] with a scale of its own, max abs b / 128."""
+
+    requires_input_scale = False
+    requires_input_bit_width = False

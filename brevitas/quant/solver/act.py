@@ -1,0 +1,107 @@
+"""Activation quantizers: directives to core modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from brevitas.core.function_wrapper import OverOutputChannelView, OverTensorView, TensorClamp
+from brevitas.core.quant import ClampedBinaryQuant, IntQuant, RescalingIntQuant, TernaryQuant
+from brevitas.core.scaling import ConstScaling, ParameterFromRuntimeStatsScaling, ParameterScaling, RuntimeStatsScaling
+from brevitas.errors import QuantConfigError
+from brevitas.inject import this, value
+from brevitas.inject.enum import QuantType, ScalingImplType
+from brevitas.quant.solver.common import BaseQuantSolver, member, over_channels, refuse_member
+
+__all__ = ["ActQuantSolver"]
+
+_SCALING = {
+    ScalingImplType.CONST: ConstScaling,
+    ScalingImplType.PARAMETER: ParameterScaling,
+    ScalingImplType.STATS: RuntimeStatsScaling,
+    ScalingImplType.AFFINE_STATS: RuntimeStatsScaling,
+    ScalingImplType.PARAMETER_FROM_STATS: ParameterFromRuntimeStatsScaling,
+}
+_TENSOR_QUANT = {
+    QuantType.FP: None,
+    QuantType.INT: RescalingIntQuant,
+    QuantType.BINARY: ClampedBinaryQuant,
+    QuantType.TERNARY: TernaryQuant,
+}
+
+
+def channel_first(shape: Any) -> tuple[int, ...] | None:
+    """The permutation that puts the one dim of a per-channel shape that is not 1 in front; ``None`` where it is in front."""
+    wide = [dim for dim, size in enumerate(shape) if size != 1]
+    if len(wide) > 1:
+        raise QuantConfigError(
+            f"per_channel_broadcastable_shape = {tuple(shape)} has {len(wide)} dims that are not 1; a per-channel scale varies along one"
+        )
+    if not wide or wide[0] == 0:
+        return None
+    rest = [dim for dim in range(len(shape)) if dim != wide[0]]
+    return (wide[0], *rest)
+
+
+class ActQuantSolver(BaseQuantSolver):
+    """Turns the directives of an activation, input or output quantizer into core modules.
+
+    >>> from brevitas.quant import Uint8ActPerTensorFloat
+    >>> Uint8ActPerTensorFloat.scaling_shape
+    ()
+    """
+
+    _role = "act"
+    int_quant = IntQuant
+    tensor_clamp_impl = TensorClamp
+    scaling_stats_momentum = 0.1
+    zero_point_stats_momentum = this.scaling_stats_momentum
+    zero_point_stats_permute_dims = this.scaling_stats_permute_dims
+
+    @value
+    def tensor_quant(quant_type):  # noqa: N805
+        return _TENSOR_QUANT[member(QuantType, "quant_type", quant_type)]
+
+    @value
+    def scaling_impl(scaling_impl_type):  # noqa: N805
+        chosen = member(ScalingImplType, "scaling_impl_type", scaling_impl_type)
+        if chosen not in _SCALING:
+            raise refuse_member(
+                "scaling_impl_type", chosen, f"it is derived from a layer's weight; for an activation use {', '.join(m.name for m in _SCALING)}."
+            )
+        return _SCALING[chosen]
+
+    @value
+    def scaling_init(min_val, max_val):  # noqa: N805
+        return max(abs(float(min_val)), abs(float(max_val)))
+
+    @value
+    def min_val(signed):  # noqa: N805
+        if signed:
+            raise QuantConfigError(
+                "min_val is required: a signed activation with a fixed or learned threshold needs its range, "
+                "for example min_val = -1.0, max_val = 1.0"
+            )
+        return 0.0
+
+    @value
+    def scaling_stats_input_view_shape_impl(scaling_per_output_channel, scaling_stats_op=None):  # noqa: N805
+        return OverOutputChannelView if over_channels(scaling_per_output_channel, scaling_stats_op) else OverTensorView
+
+    @value
+    def scaling_shape(scaling_per_output_channel):  # noqa: N805
+        return this.per_channel_broadcastable_shape if scaling_per_output_channel else ()
+
+    @value
+    def scaling_stats_permute_dims(scaling_per_output_channel, scaling_stats_op=None):  # noqa: N805
+        if scaling_per_output_channel:
+            return this.channel_first_dims
+        if over_channels(scaling_per_output_channel, scaling_stats_op):
+            raise QuantConfigError(
+                "scaling_stats_permute_dims is required: MAX_AVE of an activation runs over channels, and only you know which "
+                "dim they are, for example scaling_stats_permute_dims = (1, 0, 2, 3)"
+            )
+        return None
+
+    @value
+    def channel_first_dims(per_channel_broadcastable_shape):  # noqa: N805
+        return channel_first(per_channel_broadcastable_shape)

@@ -1,0 +1,257 @@
+"""What people do with a model: load, copy, pickle, share, move, compile, export."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from brevitas import config
+from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear, QuantReLU
+from brevitas.quant import (
+    Int8ActPerTensorFixedPoint,
+    Int8WeightPerTensorFloat,
+    Int32Bias,
+    ShiftedUint8ActPerTensorFloat,
+)
+from brevitas.utils.python_utils import patch
+
+
+class W3(Int8WeightPerTensorFloat):
+    bit_width = 3
+
+
+class LeNet(nn.Module):
+    """All four layers, every kind of state."""
+
+    def __init__(self, steps=2):
+        super().__init__()
+        self.input = QuantIdentity(ShiftedUint8ActPerTensorFloat, return_quant_tensor=True, collect_stats_steps=steps)
+        self.conv = QuantConv2d(1, 4, 3, weight_quant=W3, bias_quant=Int32Bias, weight_scaling_per_output_channel=True)
+        self.relu = QuantReLU(bit_width=4, return_quant_tensor=True, collect_stats_steps=steps)
+        self.fc = QuantLinear(4 * 9, 3, bias_quant=Int32Bias, weight_scaling_impl_type="parameter_from_stats")
+
+    def forward(self, x):
+        x = self.relu(self.conv(self.input(x)))
+        x = F.max_pool2d(x, 2)
+        return self.fc(torch.flatten(x, 1))
+
+
+def digits(seed=0):
+    return torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def train(model, steps, seed=0, lr=0.05):
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    model.train()
+    for step in range(steps):
+        optimizer.zero_grad()
+        model(digits(seed + step)).square().mean().backward()
+        optimizer.step()
+    return model
+
+
+KEYS = {
+    "input.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl": ("value", "running_stats", "counter", "initialised"),
+    "input.act_quant.fused_activation_quant_proxy.tensor_quant.zero_point_impl": ("value", "running_stats", "counter", "initialised"),
+    "relu.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl": ("value", "running_stats", "counter", "initialised"),
+    "fc.weight_quant.tensor_quant.scaling_impl": ("value", "initialised"),
+}
+
+
+def test_state_dict_has_the_published_keys_from_construction_on():
+    expected = {f"{owner}.{leaf}" for owner, leaves in KEYS.items() for leaf in leaves}
+    expected |= {"conv.weight", "conv.bias", "fc.weight", "fc.bias"}
+    assert set(LeNet().state_dict()) == expected
+    assert set(train(LeNet(), 4).state_dict()) == expected
+
+
+@pytest.mark.parametrize("steps_before", [0, 1, 2, 4])
+@pytest.mark.parametrize("steps_of_target", [0, 1, 4])
+def test_strict_loading_at_any_moment_continues_identically(steps_before, steps_of_target):
+    source, target = train(LeNet(), steps_before), train(LeNet(), steps_of_target, seed=50)
+    parameters = dict(target.named_parameters())
+    target.load_state_dict(source.state_dict())
+    assert all(parameters[name] is p for name, p in target.named_parameters())
+    train(source, 3, seed=9), train(target, 3, seed=9)
+    for key, value in source.state_dict().items():
+        assert torch.equal(target.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4])
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), "torch"])
+def test_copies_are_equal_and_independent(steps, copier):
+    model = train(LeNet(), steps)
+    if copier == "torch":
+        buffer = io.BytesIO()
+        torch.save(model, buffer)
+        buffer.seek(0)
+        twin = torch.load(buffer, weights_only=False)
+    else:
+        twin = copier(model)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    train(twin, 2, seed=5)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    train(model, 2, seed=5)
+    assert all(torch.equal(v, twin.state_dict()[k]) for k, v in model.state_dict().items())
+    assert twin.conv.weight_quant.tracked_module_list[0] is twin.conv
+
+
+def test_a_used_model_pickles():
+    model = train(LeNet(), 2).eval()
+    model.input.cache_inference_quant_inp = model.fc.cache_inference_quant_inp = True
+    model(digits())
+    twin = pickle.loads(pickle.dumps(model))
+    assert torch.equal(twin(digits()), model(digits()))
+
+
+def test_float_checkpoint_loads_with_ignored_missing_keys():
+    model = LeNet()
+    checkpoint = {k: v + 1 for k, v in model.state_dict().items() if k.split(".")[-1] in ("weight", "bias")}
+    with pytest.raises(RuntimeError, match="scaling_impl.value"):
+        model.load_state_dict(checkpoint)
+    with patch(config, "IGNORE_MISSING_KEYS", True):
+        model.load_state_dict(checkpoint)
+        del checkpoint["conv.weight"]
+        with pytest.raises(RuntimeError, match="conv.weight"):
+            model.load_state_dict(checkpoint)
+    assert torch.equal(model.fc.quant_weight_scale(), model.fc.weight.abs().max() / 127)
+
+
+def test_shared_weight_quantizer_sees_every_weight():
+    a, b = QuantLinear(4, 2), QuantLinear(6, 3)
+    shared = QuantLinear(6, 3, weight_quant=a.weight_quant)
+    with torch.no_grad():
+        a.weight.fill_(1.0), shared.weight.fill_(3.0)
+    assert a.quant_weight_scale().item() == shared.quant_weight_scale().item() == pytest.approx(3 / 127)
+    assert b.quant_weight_scale().item() != a.quant_weight_scale().item()
+    assert a.weight_quant.tracked_module_list == [a, shared]
+    loss = a.quant_weight().value.sum() + shared.quant_weight().value.sum()
+    loss.backward()
+    assert a.weight.grad is not None and shared.weight.grad is not None
+
+
+def test_shared_per_channel_quantizer_covers_each_channel_of_all_layers():
+    a = QuantLinear(4, 2, weight_scaling_per_output_channel=True)
+    b = QuantLinear(3, 2, weight_quant=a.weight_quant)
+    with torch.no_grad():
+        a.weight.copy_(torch.tensor([[1.0] * 4, [2.0] * 4]))
+        b.weight.copy_(torch.tensor([[5.0] * 3, [1.0] * 3]))
+    torch.testing.assert_close(a.quant_weight_scale(), torch.tensor([[5.0], [2.0]]) / 127)
+    assert torch.equal(a.quant_weight_scale(), b.quant_weight_scale())
+
+
+def test_a_replaced_weight_is_seen():
+    a = QuantLinear(4, 2)
+    b = QuantLinear(4, 2, weight_quant=a.weight_quant)
+    a.weight = nn.Parameter(torch.full((2, 4), 7.0))
+    assert b.quant_weight_scale().item() == pytest.approx(7 / 127)
+    b.weight = nn.Parameter(torch.full((2, 4), 9.0))
+    assert a.quant_weight_scale().item() == pytest.approx(9 / 127)
+    single = QuantLinear(4, 2)
+    single.weight = nn.Parameter(torch.full((2, 4), 5.0))
+    assert single.quant_weight_scale().item() == pytest.approx(5 / 127)
+
+
+def test_sharing_survives_deepcopy():
+    model = nn.ModuleList([QuantLinear(4, 2)])
+    model.append(QuantLinear(4, 2, weight_quant=model[0].weight_quant))
+    twin = copy.deepcopy(model)
+    assert twin[0].weight_quant is twin[1].weight_quant
+    with torch.no_grad():
+        twin[1].weight.fill_(4.0)
+    assert twin[0].quant_weight_scale().item() == pytest.approx(4 / 127)
+    assert model[0].quant_weight_scale().item() < 1 / 127
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_other_dtypes(dtype):
+    model = train(LeNet(), 3).to(dtype).eval()
+    y = model(digits().to(dtype))
+    assert y.dtype == dtype and y.isfinite().all()
+    model.load_state_dict(model.state_dict())
+
+
+def test_dtype_and_device_of_construction():
+    layer = QuantLinear(4, 2, weight_scaling_impl_type="parameter", weight_scaling_const=0.5, dtype=torch.float64, device="cpu")
+    assert layer(torch.randn(2, 4, dtype=torch.float64)).dtype == torch.float64
+    assert layer.weight_quant.tensor_quant.scaling_impl.value.dtype == torch.float64
+    assert QuantLinear(4, 2, device="meta").weight.device.type == "meta"
+
+
+def test_autocast():
+    model = train(LeNet(), 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(digits()).float().square().mean()
+    loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_inference_mode_and_back():
+    model = train(LeNet(), 3)
+    with torch.inference_mode():
+        model.eval()(digits())
+    train(model, 1)
+
+
+def test_gradient_checkpointing_gives_equal_gradients():
+    model = train(LeNet(), 3)
+    twin = copy.deepcopy(model)
+    model(digits()).square().mean().backward()
+    torch.utils.checkpoint.checkpoint(twin, digits(), use_reentrant=False).square().mean().backward()
+    for (name, p), q in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad), name
+
+
+def test_functional_call():
+    model = train(LeNet(), 3).eval()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    assert torch.equal(torch.func.functional_call(model, state, (digits(),)), model(digits()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_compiles_as_a_whole_and_trains_like_eager(backend):
+    torch._dynamo.reset()
+    model = LeNet(steps=3)
+    twin = copy.deepcopy(model)
+    counter = torch._dynamo.testing.CompileCounterWithBackend(backend)
+    train(torch.compile(model, fullgraph=True, backend=counter), 6)
+    train(twin, 6)
+    assert counter.frame_count <= 2, "recompiled from step to step"
+    for key, value in twin.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[key].float(), value.float(), rtol=1e-3, atol=1e-4, msg=key)
+    model.eval(), twin.eval()
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    torch.testing.assert_close(compiled(digits(7)), twin(digits(7)), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strict", [True, False])
+def test_exports_in_eval(strict):
+    model = train(LeNet(), 3).eval()
+    program = torch.export.export(model, (digits(),), strict=strict)
+    torch.testing.assert_close(program.module()(digits(3)), model(digits(3)))
+
+
+def test_jit_trace():
+    model = train(LeNet(), 3).eval()
+    traced = torch.jit.trace(model, (digits(),))
+    assert torch.equal(traced(digits(3)), model(digits(3)))
+
+
+def test_power_of_two_scale_in_every_phase():
+    layer = QuantIdentity(Int8ActPerTensorFixedPoint, collect_stats_steps=2)
+    scales = []
+    for step in range(4):
+        layer(torch.randn(32) * (step + 1))
+        scales.append(layer.quant_act_scale().item())
+    assert all(torch.frexp(torch.tensor(s))[0] == 0.5 for s in scales)
+
+
+def test_repr_names_the_quantizers():
+    text = repr(LeNet())
+    assert "W3" in text and "ShiftedUint8ActPerTensorFloat" in text and "NoneActQuant, off" in text
