@@ -27,7 +27,7 @@ __all__ = ["load_declared", "load_link", "load_value", "register_reducers"]
 
 def register_reducers() -> None:
     """Tell `pickle`, and `copy` for links and values, how to store what injectors are made of."""
-    copyreg.pickle(InjectorType, _reduce_injector)  # type: ignore[arg-type]
+    copyreg.pickle(InjectorType, _reduce_injector)
     copyreg.pickle(value, _reduce_value)
     copyreg.pickle(Link, _reduce_link)
 

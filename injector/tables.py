@@ -62,7 +62,8 @@ class ClassInfo:
 
 def class_info(injector: type) -> ClassInfo:
     """The record that the metaclass keeps for `injector`."""
-    return injector.__dict__["__injector__"]
+    info: ClassInfo = injector.__dict__["__injector__"]
+    return info
 
 
 def is_injector(obj: object) -> bool:
