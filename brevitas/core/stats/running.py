@@ -1,0 +1,277 @@
+"""Quantities that are estimated first and learned afterwards.
+
+``RunningEstimate`` averages the statistic of batches. ``CollectThenLearn`` and ``FollowThenLearn`` are the two phase
+machines of the library, for quantities of activations and of parameters: scales and zero points derive from them.
+"""
+
+from collections.abc import Sequence
+from typing import Any, List  # noqa: UP035 - TorchScript reads annotations of this kind
+
+import torch
+from torch import Tensor, nn
+
+import brevitas.jit
+from brevitas.core._checks import check_int, check_number
+from brevitas.core.utils import StatefulModule, at_least_float32, learned_parameter
+
+__all__ = ["DEFAULT_MOMENTUM", "CollectThenLearn", "FollowThenLearn", "RunningEstimate"]
+
+DEFAULT_MOMENTUM = 0.1
+
+
+def check_momentum(owner: str, name: str, momentum: float | None) -> float | None:
+    """``momentum`` in (0, 1], or ``None`` for the true average."""
+    return None if momentum is None else check_number(owner, name, momentum, 0.0, 1.0, low_open=True)
+
+
+class RunningEstimate(StatefulModule):
+    """Exponential (or true) average of a statistic of the batches.
+
+    State: ``running_stats`` (in real units), ``counter`` (int64), ``initialised`` (bool).
+    """
+
+    def __init__(self, shape: tuple[int, ...], momentum: float | None, start: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("running_stats", torch.full(shape, start))
+        self.register_buffer("counter", torch.tensor(0, dtype=torch.int64))
+        self.register_buffer("initialised", torch.tensor(False))
+
+    @brevitas.jit.script_method
+    def averaged(self, stat: Tensor) -> Tensor:
+        """The estimate after one more batch; the first batch replaces the start value."""
+        new = at_least_float32(stat)
+        old = at_least_float32(self.running_stats)
+        if self.momentum is None:
+            blended = old + (new - old) / (self.counter + 1)
+        else:
+            blended = (1.0 - self.momentum) * old + self.momentum * new
+        return torch.where(self.counter == 0, new, blended)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # 'initialised' and 'counter' are younger than the estimate itself.
+        if prefix + "running_stats" in state_dict:
+            state_dict.setdefault(prefix + "counter", torch.ones_like(self.counter))
+            state_dict.setdefault(prefix + "initialised", torch.ones_like(self.initialised))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class CollectThenLearn(RunningEstimate):
+    """A quantity that is the statistic of each batch for ``steps`` training calls, and a parameter from then on.
+
+    Sub-classes say what is collected (``statistic``), how it is stored (``to_stored``) and how a quantity in real units
+    comes back from a stored one (``learned``) or from a statistic (``from_statistic``).
+
+    While collecting, ``value`` mirrors the estimate and receives an exact zero gradient, so that optimizers and
+    ``DistributedDataParallel`` see the same set of parameters in every step.
+    """
+
+    shape: List[int]  # noqa: UP006
+
+    def __init__(self, shape: tuple[int, ...], steps: int, momentum: float | None, start: float) -> None:
+        super().__init__(shape, momentum, start)
+        self.shape = list(shape)
+        self.collect_stats_steps = check_int(type(self).__name__, "collect_stats_steps", steps, 1)
+
+    def _init_value(self) -> None:
+        """Create ``value``; called by the sub-class once its own parts exist."""
+        self.value = learned_parameter(self.to_stored(self.running_stats))
+
+    def statistic(self, x: Tensor) -> Tensor:
+        """Statistic of a batch, in real units, of the quantity's shape."""
+        raise NotImplementedError
+
+    def to_stored(self, stat: Tensor) -> Tensor:
+        """A quantity in real units in the domain in which it is learned."""
+        raise NotImplementedError
+
+    def learned(self, stored: Tensor) -> Tensor:
+        """The quantity of a stored value."""
+        raise NotImplementedError
+
+    def from_statistic(self, stat: Tensor) -> Tensor:
+        """The quantity of a batch."""
+        raise NotImplementedError
+
+    @brevitas.jit.script_method
+    def from_value(self) -> Tensor:
+        """The learned quantity."""
+        return self.learned(self.value.view(self.shape))
+
+    @brevitas.jit.script_method
+    def from_estimate(self) -> Tensor:
+        """The quantity of the running estimate."""
+        return self.learned(self.to_stored(self.running_stats).to(self.value.dtype))
+
+    @brevitas.jit.script_method
+    def mirror(self) -> None:
+        """Write the running estimate into ``value``."""
+        with torch.no_grad():
+            self.value.copy_(self.to_stored(self.running_stats).view(self.value.shape))
+
+    @brevitas.jit.script_method
+    def quantity(self, x: Tensor) -> Tensor:
+        """The quantity in this phase, of ``self.shape``."""
+        if not torch.jit.is_scripting():
+            if torch.compiler.is_compiling():
+                return self._quantity_without_branches(x)
+        if bool(self.initialised):
+            return self.from_value()
+        if not self.training:
+            return self.from_estimate()
+        if bool(self.counter >= self.collect_stats_steps):
+            self.mirror()
+            self.initialised.fill_(True)
+            return self.from_value()
+        stat = self.statistic(x)
+        with torch.no_grad():
+            self.running_stats.copy_(self.averaged(stat.detach()))
+            self.counter.add_(1)
+        self.mirror()
+        return self.from_statistic(stat).to(self.value.dtype) + 0.0 * self.value.view(self.shape)
+
+    @torch.jit.unused
+    def _quantity_without_branches(self, x: Tensor) -> Tensor:
+        """As :meth:`quantity`, with the phase selected inside the graph: no break and no recompilation from step to step.
+
+        The statistic runs only while collecting.
+        """
+        if not self.training:
+            return torch.where(self.initialised, self.from_value(), self.from_estimate())
+        collecting = torch.logical_and(torch.logical_not(self.initialised), self.counter < self.collect_stats_steps)
+        dtype = at_least_float32(self.running_stats).dtype
+
+        def collect(x: Tensor) -> Tensor:
+            return self.statistic(x).to(dtype).clone()
+
+        def skip(x: Tensor) -> Tensor:
+            return x.new_ones(self.shape, dtype=dtype)
+
+        stat = torch.cond(collecting, collect, skip, (x,))
+        with torch.no_grad():
+            estimate = torch.where(collecting, self.averaged(stat.detach()), self.running_stats)
+            self.running_stats.copy_(estimate)
+            self.counter.add_(collecting.to(self.counter.dtype))
+            mirrored = self.to_stored(self.running_stats).view(self.value.shape).to(self.value.dtype)
+            self.value.copy_(torch.where(self.initialised, self.value, mirrored))
+            self.initialised.copy_(torch.logical_not(collecting))
+        return torch.where(collecting, self.from_statistic(stat).to(self.value.dtype), self.from_value())
+
+    def finish_collecting(self) -> None:
+        """End collection now; without effect while nothing was collected, or when it has ended."""
+        if bool(self.counter > 0) and not bool(self.initialised):
+            self.mirror()
+            self.initialised.fill_(True)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        younger = ("running_stats", "counter", "initialised")
+        if prefix + "value" in state_dict or prefix + "learned_value" in state_dict:
+            if not any(prefix + key in state_dict for key in younger):
+                # Written by a release that knew only the learned value: it is in use.
+                state_dict[prefix + "running_stats"] = self.running_stats.detach()
+                state_dict[prefix + "counter"] = torch.full_like(self.counter, self.collect_stats_steps)
+                state_dict[prefix + "initialised"] = torch.ones_like(self.initialised)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class FollowThenLearn(StatefulModule):
+    """A quantity that follows a parameter until the first training call, and is learned from then on.
+
+    So weights that are loaded or replaced before training count. Sub-classes hold ``parameter_list_stats`` and say how a
+    statistic is stored (``to_stored``) and how the quantity comes back from a stored value (``learned``).
+
+    State: ``value`` (parameter) and ``initialised`` (bool).
+    """
+
+    legacy_keys = {"learned_value": "value"}
+    shape: List[int]  # noqa: UP006
+
+    def __init__(self, shape: tuple[int, ...], parameter_list_stats: nn.Module) -> None:
+        super().__init__()
+        self.shape = list(shape)
+        self.parameter_list_stats = parameter_list_stats
+        self.register_buffer("initialised", torch.tensor(False))
+
+    def _init_value(self) -> None:
+        """Create ``value``; called by the sub-class once its own parts exist."""
+        self.value = learned_parameter(self.to_stored(torch.ones(self.shape)))
+        self.refresh()
+
+    def to_stored(self, stat: Tensor) -> Tensor:
+        """A statistic in the domain in which it is learned, in at least float32."""
+        raise NotImplementedError
+
+    def learned(self, stored: Tensor) -> Tensor:
+        """The quantity of a stored value, in its dtype."""
+        raise NotImplementedError
+
+    def refresh(self) -> None:
+        """Recompute ``value`` from the tracked parameters; without effect once it is learned."""
+        tracked = self.parameter_list_stats.tracked_parameters
+        if tracked and not bool(self.initialised):
+            with torch.no_grad():
+                self.value.copy_(self.stored_statistic(tracked[0]).view(self.value.shape))
+
+    def set_tracked_parameters(self, parameters: Sequence[Tensor]) -> None:
+        """Track these parameters from now on."""
+        self.parameter_list_stats.set_tracked_parameters(parameters)
+        self.refresh()
+
+    def finish_following(self) -> None:
+        """Learn from now on, starting from the tracked parameters."""
+        self.refresh()
+        self.initialised.fill_(True)
+
+    @brevitas.jit.script_method
+    def stored_statistic(self, x: Tensor) -> Tensor:
+        """Statistic of the parameter ``x``, as it is stored."""
+        return self.to_stored(self.parameter_list_stats(x))
+
+    @brevitas.jit.script_method
+    def from_value(self) -> Tensor:
+        """The learned quantity."""
+        return self.learned(self.value.view(self.shape))
+
+    @brevitas.jit.script_method
+    def from_parameter(self, x: Tensor) -> Tensor:
+        """The quantity of the parameter itself."""
+        return self.learned(self.stored_statistic(x).to(self.value.dtype))
+
+    @brevitas.jit.script_method
+    def quantity(self, x: Tensor) -> Tensor:
+        """The quantity in this phase, of ``self.shape``."""
+        if not torch.jit.is_scripting():
+            if torch.compiler.is_compiling():
+                return self._quantity_without_branches(x)
+        if not bool(self.initialised):
+            if not self.training:
+                return self.from_parameter(x)
+            with torch.no_grad():
+                self.value.copy_(self.stored_statistic(x).view(self.value.shape))
+                self.initialised.fill_(True)
+        return self.from_value()
+
+    @torch.jit.unused
+    def _quantity_without_branches(self, x: Tensor) -> Tensor:
+        """As :meth:`quantity`, with the phase selected inside the graph; no statistic once the value is learned."""
+        dtype = self.value.dtype
+
+        def skip(x: Tensor) -> Tensor:
+            return x.new_ones(self.shape, dtype=dtype)
+
+        def follow(x: Tensor) -> Tensor:
+            return self.stored_statistic(x).to(dtype).clone()
+
+        stored = torch.cond(self.initialised, skip, follow, (x,))
+        if not self.training:
+            return torch.where(self.initialised, self.from_value(), self.learned(stored))
+        with torch.no_grad():
+            self.value.copy_(torch.where(self.initialised, self.value, stored.detach().view(self.value.shape)))
+            self.initialised.fill_(True)
+        return self.from_value()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if prefix + "value" in state_dict or prefix + "learned_value" in state_dict:
+            # Written by a release that knew only the learned value: it is in use.
+            state_dict.setdefault(prefix + "initialised", torch.ones_like(self.initialised))
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,132 @@
+"""Buffers without state, and loading that is tolerant of the forms older checkpoints have.
+
+    >>> import torch
+    >>> constant = StatelessBuffer(torch.tensor(8.0))
+    >>> constant(), list(constant.state_dict())
+    (tensor(8.), [])
+"""
+
+from collections.abc import MutableMapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+import brevitas.jit
+from brevitas import config
+
+__all__ = [
+    "SingleArgStatelessBuffer",
+    "StatefulModule",
+    "StatelessBuffer",
+    "at_least_float32",
+    "cast_back",
+    "drop_stray_keys",
+    "largest_value",
+    "learned_parameter",
+]
+
+SMALLEST_NORMAL_FLOAT16 = 2.0**-14
+_STRAY_KEYS = ("training", "zero_hw_sentinel")
+
+
+class StatelessBuffer(brevitas.jit.ScriptModule):
+    """Returns a constant tensor, which moves with the module and is never in the state dict."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", tensor.detach().clone(), persistent=False)
+
+    @brevitas.jit.script_method
+    def forward(self) -> Tensor:
+        """The tensor."""
+        return self.value
+
+
+class SingleArgStatelessBuffer(brevitas.jit.ScriptModule):
+    """As :class:`StatelessBuffer`, for callers that pass one argument, which is ignored."""
+
+    def __init__(self, tensor: Tensor | float) -> None:
+        super().__init__()
+        self.const = StatelessBuffer(torch.as_tensor(tensor))
+
+    @brevitas.jit.script_method
+    def forward(self, placeholder: Tensor) -> Tensor:
+        """The tensor."""
+        return self.const()
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x`` in float32 if it is a 16-bit float: the precision of scale arithmetic."""
+    if x.dtype == torch.float16 or x.dtype == torch.bfloat16:
+        return x.to(torch.float32)
+    return x
+
+
+def largest_value(dtype: torch.dtype, power_of_two: bool) -> float:
+    """Largest finite value of ``dtype``, or its largest power of two."""
+    if dtype == torch.float16:
+        return 32768.0 if power_of_two else 65504.0
+    if dtype == torch.float64:
+        return 2.0**1023 if power_of_two else 1.7976931348623157e308
+    if dtype == torch.bfloat16:
+        return 2.0**127 if power_of_two else 3.3895313892515355e38
+    return 2.0**127 if power_of_two else 3.4028234663852886e38
+
+
+def cast_back(threshold: Tensor, dtype: torch.dtype, power_of_two: bool) -> Tensor:
+    """``threshold`` in ``dtype``; in float16 neither 0 nor infinite, and straight-through where that binds."""
+    if dtype == torch.float16:
+        limit = largest_value(dtype, power_of_two)
+        threshold = torch.ops.brevitas.scalar_clamp_ste(threshold, 2.0**-14, limit)
+    return threshold.to(dtype)
+
+
+def learned_parameter(value: Tensor) -> nn.Parameter:
+    """A parameter of shape (1,) for a scalar, which FSDP2 requires; modules view it to the shape they need."""
+    value = value.detach().clone()
+    return nn.Parameter(value.reshape(1) if value.ndim == 0 else value)
+
+
+def drop_stray_keys(state_dict: MutableMapping[str, Any], prefix: str) -> None:
+    """Remove entries under ``prefix`` that old releases wrote and nothing reads."""
+    for key in [k for k in state_dict if k.startswith(prefix)]:
+        if key.rpartition(".")[2] in _STRAY_KEYS:
+            del state_dict[key]
+
+
+class StatefulModule(brevitas.jit.ScriptModule):
+    """Base of modules with parameters or buffers of their own.
+
+    Loading accepts older names (``legacy_keys``: old -> new), a scalar where shape (1,) is stored and the reverse,
+    ignores stray keys, and forgives missing keys where ``brevitas.config.IGNORE_MISSING_KEYS`` is set.
+    """
+
+    legacy_keys: ClassVar[dict[str, str]] = {}
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        drop_stray_keys(state_dict, prefix)
+        for old, new in self.legacy_keys.items():
+            if prefix + old in state_dict:
+                moved = state_dict.pop(prefix + old)
+                state_dict.setdefault(prefix + new, moved)
+        own = dict(self.named_parameters(recurse=False)) | dict(self.named_buffers(recurse=False))
+        for name, tensor in own.items():
+            loaded = state_dict.get(prefix + name)
+            if isinstance(loaded, Tensor) and loaded.numel() == tensor.numel() == 1 and loaded.shape != tensor.shape:
+                state_dict[prefix + name] = loaded.reshape(tensor.shape)
+        forgiven: list[str] = []
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, forgiven, unexpected_keys, error_msgs
+        )
+        if not config.IGNORE_MISSING_KEYS:
+            missing_keys.extend(forgiven)
