@@ -18,7 +18,11 @@ from brevitas.quant_tensor.bit_width import (
     accumulator_range,
     bits_for_range,
     code_range,
+    difference_bit_width,
+    negated_bit_width,
+    product_bit_width,
     product_range,
+    sum_bit_width,
 )
 from brevitas.quant_tensor.source import Source, dropped_by
 from brevitas.quant_tensor.tensor import QuantTensor
@@ -33,6 +37,10 @@ __all__ = [
     "accumulator_range",
     "bits_for_range",
     "code_range",
+    "difference_bit_width",
     "dropped_by",
+    "negated_bit_width",
+    "product_bit_width",
     "product_range",
+    "sum_bit_width",
 ]

@@ -12,8 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from brevitas.quant_tensor.bit_width import CodeRange, accumulator_bit_width, bits_for_range, code_range
-from brevitas.quant_tensor.checks import one_element, require_same, require_same_scale, static_shape, untraced
+from brevitas.quant_tensor.bit_width import (
+    accumulator_bit_width,
+    difference_bit_width,
+    negated_bit_width,
+    product_bit_width,
+    sum_bit_width,
+)
+from brevitas.quant_tensor.checks import one_element, require_same, require_same_scale, static_shape
 from brevitas.quant_tensor.dispatch import NARY, implements
 from brevitas.quant_tensor.metadata import align, carried_dims
 from brevitas.quant_tensor.source import Source, same_scale, same_source
@@ -24,20 +30,6 @@ Function = Callable[..., Any]
 
 def _both(a: Any, b: Any) -> bool:
     return isinstance(a, QuantTensor) and isinstance(b, QuantTensor)
-
-
-def _range(x: QuantTensor) -> CodeRange:
-    return code_range(x.bit_width, x.signed)
-
-
-def _shifted(x: QuantTensor) -> bool:
-    """Whether the zero point may be other than 0. Compiled code cannot look, and must not count too few bits."""
-    if x.source is not None and x.source.shifted is not None:
-        return x.source.shifted
-    if torch.compiler.is_compiling() or x.zero_point.is_meta:
-        return True
-    with untraced():
-        return bool(x.zero_point.any())
 
 
 def _either(a: QuantTensor, b: QuantTensor) -> bool | None:
@@ -59,18 +51,12 @@ def _mean(tensors: Sequence[Tensor]) -> Tensor:
     return first + reduce(torch.add, [other - first for other in others]) / len(tensors)
 
 
-def _width(codes: CodeRange, signed: bool, like: QuantTensor) -> Tensor:
-    return bits_for_range(*codes, signed=signed).to(like.bit_width.dtype)
-
-
-def _added(
-    op: str, func: Function, a: QuantTensor, b: QuantTensor, zero_point: Tensor, codes: CodeRange, signed: bool
-) -> QuantTensor:
+def _added(op: str, func: Function, a: QuantTensor, b: QuantTensor, zero_point: Tensor, width: Tensor) -> QuantTensor:
     value = func(a.value, b.value)
     transient = require_same_scale(a, b, op)
     scale = _mean([a.scale, b.scale]) if transient else a.scale
+    signed = a.signed or b.signed or op == "sub"
     source = Source.derived(f"the result of {op}", shifted=_either(a, b), scale_uid=_scale_uid(a, b))
-    width = _width(codes, signed, a)
     return QuantTensor.unchecked(value, scale, zero_point, width, signed, a.training or b.training, source)
 
 
@@ -78,25 +64,24 @@ def _added(
 def _add(func: Function, a: Any, b: Any, alpha: Any = 1) -> Any:
     if not _both(a, b) or alpha != 1:
         return None
-    (lo_a, hi_a), (lo_b, hi_b) = _range(a), _range(b)
-    codes = (lo_a + lo_b, hi_a + hi_b)
-    return _added("add", func, a, b, a.zero_point + b.zero_point, codes, a.signed or b.signed)
+    width = sum_bit_width(a.bit_width, a.signed, b.bit_width, b.signed)
+    return _added("add", func, a, b, a.zero_point + b.zero_point, width)
 
 
 @implements("sub", "subtract", table=NARY)
 def _sub(func: Function, a: Any, b: Any, alpha: Any = 1) -> Any:
     if not _both(a, b) or alpha != 1:
         return None
-    (lo_a, hi_a), (lo_b, hi_b) = _range(a), _range(b)
-    return _added("sub", func, a, b, a.zero_point - b.zero_point, (lo_a - hi_b, hi_a - lo_b), True)
+    width = difference_bit_width(a.bit_width, a.signed, b.bit_width, b.signed)
+    return _added("sub", func, a, b, a.zero_point - b.zero_point, width)
 
 
 @implements("mul", "multiply", table=NARY)
 def _mul(func: Function, a: Any, b: Any) -> Any:
     if not _both(a, b):
         return None
-    shifted_a, shifted_b = _shifted(a), _shifted(b)
-    width = (a.bit_width + float(shifted_a)) + (b.bit_width + float(shifted_b))
+    shifted_a, shifted_b = a.is_shifted, b.is_shifted
+    width = product_bit_width(a.bit_width, b.bit_width, shifted_a, shifted_b)
     source = Source.derived("the result of mul", shifted=False)
     return _product(func(a.value, b.value), a, b, width, shifted_a or shifted_b, source)
 
@@ -107,7 +92,7 @@ def _matmul(func: Function, a: Any, b: Any) -> Any:
         return None
     value = func(a.value, b.value)
     inner = static_shape(a.value)[-1]
-    shifted_a, shifted_b = _shifted(a), _shifted(b)
+    shifted_a, shifted_b = a.is_shifted, b.is_shifted
     width = accumulator_bit_width(
         a.bit_width,
         b.bit_width,
@@ -131,9 +116,8 @@ def _product(
 
 @implements("neg", "negative")
 def _neg(func: Function, x: QuantTensor) -> QuantTensor:
-    lo, hi = _range(x)
     source = Source.derived("the result of neg", shifted=_either(x, x), scale_uid=_scale_uid(x))
-    width = _width((-hi, -lo), True, x)
+    width = negated_bit_width(x.bit_width, x.signed)
     return QuantTensor.unchecked(func(x.value), x.scale, -x.zero_point, width, True, x.training, source)
 
 

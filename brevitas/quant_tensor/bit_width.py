@@ -13,15 +13,73 @@ widths: the gradient of the smooth logarithm is passed straight through the ceil
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from brevitas.function.ops import max_int, min_int
 from brevitas.function.ops_ste import ceil_ste
 
-__all__ = ["CodeRange", "accumulator_bit_width", "accumulator_range", "bits_for_range", "code_range", "product_range"]
+__all__ = [
+    "CodeRange",
+    "accumulator_bit_width",
+    "accumulator_range",
+    "bits_for_range",
+    "code_range",
+    "difference_bit_width",
+    "negated_bit_width",
+    "product_bit_width",
+    "product_range",
+    "readable",
+    "sum_bit_width",
+]
 
 CodeRange = tuple[Tensor, Tensor]
+
+
+def readable(tensor: Any) -> bool:
+    """Whether the number in a one-element tensor may be looked at, at no cost: no device, gradient, graph or tracer."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(tensor) is Tensor
+        and tensor.device.type == "cpu"
+        and not tensor.requires_grad
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and not torch.jit.is_tracing()
+    )
+
+
+def _numbers(argument: Any) -> Any:
+    """The argument with numbers for tensors; ``None`` where a tensor must not be read."""
+    if isinstance(argument, Tensor):
+        return float(argument) if readable(argument) else None
+    if isinstance(argument, tuple):
+        numbers = tuple(_numbers(element) for element in argument)
+        return None if None in numbers else numbers
+    return argument
+
+
+def _remember(count: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Count the bits of constant widths once: in eager mode a layer has the same widths in every forward."""
+
+    @functools.lru_cache(maxsize=4096)
+    def counted(args: tuple[Any, ...], keywords: tuple[tuple[str, Any], ...]) -> float:
+        return float(count(*args, **dict(keywords)))
+
+    @functools.wraps(count)
+    def remembering(*args: Any, **keywords: Any) -> Tensor:
+        first = args[0]
+        if readable(first):
+            numbers = _numbers(args)
+            given = {name: _numbers(argument) for name, argument in keywords.items() if argument is not None}
+            if numbers is not None and None not in given.values():
+                return torch.full((), counted(numbers, tuple(given.items())), dtype=first.dtype)
+        return count(*args, **keywords)
+
+    return remembering
 
 
 def code_range(bit_width: Tensor | float, signed: bool, narrow_range: bool = False, shifted: bool = False) -> CodeRange:
@@ -87,6 +145,54 @@ def accumulator_range(
     return (lo, hi) if bias_range is None else (lo + bias_range[0], hi + bias_range[1])
 
 
+def _like(bits: Tensor, width: Tensor | float) -> Tensor:
+    return bits.to(width.dtype if isinstance(width, Tensor) else torch.float32)
+
+
+@_remember
+def sum_bit_width(a: Tensor | float, a_signed: bool, b: Tensor | float, b_signed: bool) -> Tensor:
+    """Width of ``a + b``; signed if either is.
+
+    >>> int(sum_bit_width(8, True, 8, False))
+    10
+    """
+    (lo_a, hi_a), (lo_b, hi_b) = code_range(a, a_signed), code_range(b, b_signed)
+    return _like(bits_for_range(lo_a + lo_b, hi_a + hi_b, a_signed or b_signed), a)
+
+
+@_remember
+def difference_bit_width(a: Tensor | float, a_signed: bool, b: Tensor | float, b_signed: bool) -> Tensor:
+    """Width of ``a - b``, always signed.
+
+    >>> int(difference_bit_width(8, False, 8, False))
+    9
+    """
+    (lo_a, hi_a), (lo_b, hi_b) = code_range(a, a_signed), code_range(b, b_signed)
+    return _like(bits_for_range(lo_a - hi_b, hi_a - lo_b, True), a)
+
+
+@_remember
+def negated_bit_width(a: Tensor | float, signed: bool) -> Tensor:
+    """Width of ``-a``, always signed.
+
+    >>> int(negated_bit_width(8, True))
+    9
+    """
+    lo, hi = code_range(a, signed)
+    return _like(bits_for_range(-hi, -lo, True), a)
+
+
+def product_bit_width(a: Tensor, b: Tensor, a_shifted: bool = False, b_shifted: bool = False) -> Tensor:
+    """Width of the elementwise ``a * b``; code minus zero point of a shifted operand has one bit more.
+
+    >>> int(product_bit_width(torch.tensor(8.), torch.tensor(4.), a_shifted=True))
+    13
+    """
+    shifts = int(a_shifted) + int(b_shifted)
+    return a + b + float(shifts) if shifts else a + b
+
+
+@_remember
 def accumulator_bit_width(
     input_bit_width: Tensor | float,
     weight_bit_width: Tensor | float,
@@ -118,5 +224,4 @@ def accumulator_bit_width(
         fan_in,
         bias_range,
     )
-    dtype = input_bit_width.dtype if isinstance(input_bit_width, Tensor) else torch.float32
-    return bits_for_range(lo, hi).to(dtype)
+    return _like(bits_for_range(lo, hi), input_bit_width)

@@ -109,7 +109,7 @@ def _to(func: Function, x: QuantTensor, *args: Any, **kwargs: Any) -> Any:
 
 def _with_zero(x: QuantTensor) -> Tensor:
     """The bit width, at least 2 if signed: one signed bit, whose codes are -1 and +1, has no zero."""
-    return x.bit_width.clamp(min=2.0) if x.signed else x.bit_width
+    return x.bit_width.clamp(min=2.0) if x._may_be_bipolar() else x.bit_width
 
 
 @implements("relu")

@@ -13,7 +13,7 @@ from torch.utils._pytree import GetAttrKey, register_pytree_node
 from brevitas.errors import QuantMetadataError, UnknownOptionError
 from brevitas.function.int_quant_op import int_quant
 from brevitas.function.ops_ste import binary_sign_ste, round_ste
-from brevitas.quant_tensor.bit_width import CodeRange, code_range
+from brevitas.quant_tensor.bit_width import CodeRange, code_range, readable
 from brevitas.quant_tensor.checks import RTOL, describe_source, require, require_same, untraced
 from brevitas.quant_tensor.construction import checked_fields
 from brevitas.quant_tensor.metadata import fit
@@ -135,10 +135,27 @@ class QuantTensor(TensorOperators):
         snapped = int_quant(
             value, self.scale, self.zero_point, self.bit_width, self.signed, False, rounding="ROUND", clamp_ste=True
         )
-        if self.signed:
+        if self._may_be_bipolar():
             bipolar = (binary_sign_ste(value) * self.scale).to(snapped.dtype)
             snapped = torch.where(self.bit_width == 1, bipolar, snapped)
         return self.like(snapped)
+
+    def _may_be_bipolar(self) -> bool:
+        """Whether the codes may be -1 and +1. A width that cannot be looked at may be 1."""
+        return self.signed and not (readable(self.bit_width) and float(self.bit_width) != 1.0)
+
+    @property
+    def is_shifted(self) -> bool:
+        """Whether the zero point may be other than 0.
+
+        The source knows; without that the zero point is looked at, and compiled code, which cannot look, answers True
+        so as not to count too few bits.
+        """
+        if self.source is not None and self.source.shifted is not None:
+            return self.source.shifted
+        if torch.compiler.is_compiling() or self.zero_point.is_meta:
+            return True
+        return not self.is_zero_zero_point()
 
     # --- Codes ---------------------------------------------------------------------------------------------------
 
