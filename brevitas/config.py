@@ -42,6 +42,8 @@ def read_flag(name: str, environ: Mapping[str, str] | None = None) -> bool:
 
 
 # PYTORCH_JIT=0 switches TorchScript itself off, and modules cannot be scripted then.
-JIT_ENABLED = read_flag("BREVITAS_JIT") and read_flag("PYTORCH_JIT", {"PYTORCH_JIT": os.environ.get("PYTORCH_JIT", "1")})
+JIT_ENABLED = read_flag("BREVITAS_JIT") and read_flag(
+    "PYTORCH_JIT", {"PYTORCH_JIT": os.environ.get("PYTORCH_JIT", "1")}
+)
 VERBOSE = read_flag("BREVITAS_VERBOSE")
 IGNORE_MISSING_KEYS = read_flag("BREVITAS_IGNORE_MISSING_KEYS")

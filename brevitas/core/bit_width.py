@@ -18,6 +18,7 @@ from brevitas.core._checks import check_bool, check_int, check_module, check_num
 from brevitas.core.restrict_val import IntRestrictValue
 from brevitas.core.utils import StatefulModule, StatelessBuffer, learned_parameter
 from brevitas.errors import QuantConfigError
+from brevitas.function.ops import divide
 from brevitas.function.ops_ste import abs_binary_sign_grad, round_ste, scalar_clamp_ste
 from brevitas.inject.enum import BitWidthImplType
 
@@ -147,7 +148,8 @@ class RemoveBitwidthParameter(_OverridablePretrained):
     @brevitas.jit.script_method
     def forward(self) -> Tensor:
         """Bits to remove, a fraction while it is learned."""
-        return (1.0 / (self.non_zero_epsilon + torch.abs(self.bit_width_coeff))).view([])
+        divisor = self.non_zero_epsilon + torch.abs(self.bit_width_coeff)
+        return divide(torch.ones_like(divisor), divisor).view([])
 
 
 class MsbClampBitWidth(brevitas.jit.ScriptModule):

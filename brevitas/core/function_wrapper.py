@@ -1,10 +1,10 @@
 """Functions as modules, so that a declaration can name them.
 
-    >>> import torch
-    >>> RoundSte()(torch.tensor([0.5, 1.5]))
-    tensor([0., 2.])
-    >>> OverOutputChannelView(permute_dims=(1, 0, 2, 3))(torch.zeros(3, 8, 5, 5)).shape
-    torch.Size([8, 75])
+>>> import torch
+>>> RoundSte()(torch.tensor([0.5, 1.5]))
+tensor([0., 2.])
+>>> OverOutputChannelView(permute_dims=(1, 0, 2, 3))(torch.zeros(3, 8, 5, 5)).shape
+torch.Size([8, 75])
 """
 
 from typing import Optional, Tuple  # noqa: UP035 - TorchScript reads annotations of this kind

@@ -145,7 +145,9 @@ class RestrictedThreshold(brevitas.jit.ScriptModule):
         impl = FloatRestrictValue() if restrict_scaling_impl is None else restrict_scaling_impl
         self.restrict_impl = check_module(owner, "restrict_scaling_impl", impl)
         if not hasattr(impl, "restrict_init_module"):
-            raise QuantConfigError(f"restrict_scaling_impl={impl!r} has no restrict_init_module(); see core.restrict_val.")
+            raise QuantConfigError(
+                f"restrict_scaling_impl={impl!r} has no restrict_init_module(); see core.restrict_val."
+            )
         self.store_impl = impl.restrict_init_module()
         self.is_power_of_two = isinstance(impl, PowerOfTwoRestrictValue)
         self.is_linear = isinstance(impl, _LinearRestrictValue)

@@ -1,9 +1,9 @@
 """Buffers without state, and loading that is tolerant of the forms older checkpoints have.
 
-    >>> import torch
-    >>> constant = StatelessBuffer(torch.tensor(8.0))
-    >>> constant(), list(constant.state_dict())
-    (tensor(8.), [])
+>>> import torch
+>>> constant = StatelessBuffer(torch.tensor(8.0))
+>>> constant(), list(constant.state_dict())
+(tensor(8.), [])
 """
 
 from collections.abc import MutableMapping
@@ -26,7 +26,6 @@ __all__ = [
     "learned_parameter",
 ]
 
-SMALLEST_NORMAL_FLOAT16 = 2.0**-14
 _STRAY_KEYS = ("training", "zero_hw_sentinel")
 
 
@@ -125,8 +124,6 @@ class StatefulModule(brevitas.jit.ScriptModule):
             if isinstance(loaded, Tensor) and loaded.numel() == tensor.numel() == 1 and loaded.shape != tensor.shape:
                 state_dict[prefix + name] = loaded.reshape(tensor.shape)
         forgiven: list[str] = []
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, forgiven, unexpected_keys, error_msgs
-        )
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, forgiven, unexpected_keys, error_msgs)
         if not config.IGNORE_MISSING_KEYS:
             missing_keys.extend(forgiven)

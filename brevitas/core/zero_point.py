@@ -31,7 +31,7 @@ from brevitas.core.stats.running import check_momentum
 from brevitas.core.stats.stats_op import NegativeMinOrZero
 from brevitas.core.utils import StatefulModule, StatelessBuffer, at_least_float32, learned_parameter
 from brevitas.errors import QuantConfigError
-from brevitas.function.ops import max_int, min_int, tensor_clamp
+from brevitas.function.ops import divide, max_int, min_int, tensor_clamp
 from brevitas.function.ops_ste import abs_binary_sign_grad, round_ste
 
 __all__ = [
@@ -77,7 +77,7 @@ class LowEndToCode(brevitas.jit.ScriptModule):
         """``clamp(round(-low / scale) + min_int, min_int, max_int)``, in at least float32, half to even."""
         smallest = min_int(self.signed, self.narrow_range, bit_width)
         largest = max_int(self.signed, self.narrow_range, bit_width)
-        code = round_ste(-at_least_float32(low) / at_least_float32(scale)) + smallest
+        code = round_ste(divide(-at_least_float32(low), at_least_float32(scale))) + smallest
         return tensor_clamp(code, smallest, largest)
 
 
@@ -173,7 +173,9 @@ class ParameterZeroPoint(StatefulModule):
             init = zero_point_init.detach().to(torch.get_default_dtype())
         else:
             init = torch.tensor(check_number(owner, "zero_point_init", zero_point_init))
-        shape = check_shape(owner, "zero_point_shape", tuple(init.shape) if zero_point_shape is None else zero_point_shape)
+        shape = check_shape(
+            owner, "zero_point_shape", tuple(init.shape) if zero_point_shape is None else zero_point_shape
+        )
         if init.numel() != 1 and tuple(init.shape) != shape:
             raise QuantConfigError(
                 f"{owner}: zero_point_init has shape {tuple(init.shape)}. Expected one value, or zero_point_shape={shape}."

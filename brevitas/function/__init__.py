@@ -1,9 +1,9 @@
 """The arithmetic of quantization: straight-through estimators, ``int_quant`` and shapes, as registered operators.
 
-    >>> import torch
-    >>> from brevitas.function import round_ste
-    >>> round_ste(torch.tensor([0.5, 1.5, 2.5]))
-    tensor([0., 2., 2.])
+>>> import torch
+>>> from brevitas.function import round_ste
+>>> round_ste(torch.tensor([0.5, 1.5, 2.5]))
+tensor([0., 2., 2.])
 """
 
 from brevitas.function.int_quant_op import int_quant, int_quant_reference

@@ -20,6 +20,7 @@ __all__ = [
     "AbsBinarySignGradFn",
     "BinarySignSteFn",
     "CeilSteFn",
+    "DivideFn",
     "FloorSteFn",
     "InplaceTensorClampSteFn",
     "RoundSteFn",
@@ -178,3 +179,23 @@ class AbsBinarySignGradFn(Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         (x,) = ctx.saved_tensors
         return grad * binary_sign_value(x)
+
+
+class DivideFn(Function):
+    """Division with the gradients that eager autograd computes, bit for bit.
+
+    TorchScript differentiates a division of its own by an algebraically equal formula that rounds differently.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        ctx.save_for_backward(x, y)
+        return x / y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, y = ctx.saved_tensors
+        need_x, need_y = ctx.needs_input_grad
+        grad_x = (grad / y).sum_to_size(x.shape).to(x.dtype) if need_x else None
+        grad_y = (-grad * ((x / y) / y)).sum_to_size(y.shape).to(y.dtype) if need_y else None
+        return grad_x, grad_y

@@ -221,9 +221,7 @@ def int_quant(
         QuantConfigError: ``rounding`` is none of the four.
     """
     if torch.jit.is_scripting():
-        return torch.ops.brevitas.int_quant(
-            x, scale, zero_point, bit_width, signed, narrow_range, rounding, clamp_ste
-        )
+        return torch.ops.brevitas.int_quant(x, scale, zero_point, bit_width, signed, narrow_range, rounding, clamp_ste)
     return _int_quant(x, scale, zero_point, bit_width, signed, narrow_range, rounding, clamp_ste)
 
 

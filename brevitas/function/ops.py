@@ -15,11 +15,20 @@ from torch import Tensor
 from brevitas.function import autograd_ste_ops as fns
 from brevitas.function._library import register
 
-__all__ = ["binary_sign", "identity", "max_int", "min_int", "round_to_zero", "tensor_clamp", "tensor_clamp_"]
+__all__ = ["binary_sign", "divide", "identity", "max_int", "min_int", "round_to_zero", "tensor_clamp", "tensor_clamp_"]
 
 _tensor_clamp = register(
     "tensor_clamp(Tensor x, Tensor min_val, Tensor max_val) -> Tensor", fns.TensorClampFn, fns.clamp_by_tensors
 )
+# Called from TorchScript only.
+register("divide(Tensor x, Tensor y) -> Tensor", fns.DivideFn, torch.div)
+
+
+def divide(x: Tensor, y: Tensor) -> Tensor:
+    """``x / y``, with equal gradients in eager mode and TorchScript (whose own derivative rounds differently)."""
+    if torch.jit.is_scripting():
+        return torch.ops.brevitas.divide(x, y)
+    return x / y
 
 
 def binary_sign(x: Tensor) -> Tensor:

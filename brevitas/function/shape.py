@@ -1,8 +1,8 @@
 """Shapes ``s`` for ``x.view(s)`` that put the values of one scale on one row.
 
-    >>> import torch
-    >>> over_output_channels(torch.zeros(8, 3, 5, 5))
-    (8, -1)
+>>> import torch
+>>> over_output_channels(torch.zeros(8, 3, 5, 5))
+(8, -1)
 """
 
 from typing import Tuple  # noqa: UP035 - TorchScript reads annotations of this kind

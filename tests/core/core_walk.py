@@ -3,14 +3,15 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
-
 from core_catalogue import Case
+from torch import Tensor, nn
 
 Observed = dict[str, Tensor]
 
 
-def steps_of(case: Case, module: nn.Module, call: Callable[..., object] | None = None, steps: int = 5) -> list[Observed]:
+def steps_of(
+    case: Case, module: nn.Module, call: Callable[..., object] | None = None, steps: int = 5
+) -> list[Observed]:
     """Training calls with gradients, then an eval call: outputs, gradients and state after each.
 
     ``call`` runs instead of the module, e.g. a compiled form of it.

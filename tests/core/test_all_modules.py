@@ -8,6 +8,7 @@ import pytest
 import torch
 from core_catalogue import CASES
 from core_walk import steps_of
+from torch._dynamo.testing import CompileCounterWithBackend
 
 EVERY = sorted(CASES)
 # Compiling takes seconds a module; the quick run takes those whose graphs have phases in them.
@@ -51,7 +52,7 @@ def test_compiled_equals_eager(name):
     module = case.build()
     compiled_from = copy.deepcopy(module)
     torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(compiled_from, fullgraph=True, backend=counter)
     assert_same(steps_of(case, module), steps_of(case, compiled_from, compiled), exact=False)
     assert counter.frame_count <= 2, "one graph for training and one for eval"

@@ -1,10 +1,10 @@
 """Quantization that starts after a number of training calls.
 
-    >>> import torch
-    >>> delay = DelayWrapper(1)
-    >>> x, y = torch.tensor(0.3), torch.tensor(0.0)
-    >>> float(delay(x, y)), float(delay(x, y))
-    (0.30000001192092896, 0.0)
+>>> import torch
+>>> delay = DelayWrapper(1)
+>>> x, y = torch.tensor(0.3), torch.tensor(0.0)
+>>> float(delay(x, y)), float(delay(x, y))
+(0.30000001192092896, 0.0)
 """
 
 import torch

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 import brevitas.jit
 from brevitas.core._checks import check_module
 from brevitas.core.quant.int_base import DecoupledIntQuant, IntQuant
-from brevitas.core.utils import SMALLEST_NORMAL_FLOAT16, StatelessBuffer
+from brevitas.core.utils import StatelessBuffer
+from brevitas.function.ops import divide
 from brevitas.function.ops_ste import scalar_clamp_min_ste
 
 __all__ = [
@@ -34,11 +35,12 @@ __all__ = [
     "RescalingIntQuant",
 ]
 
+
 def rescaled(threshold: Tensor, int_threshold: Tensor) -> Tensor:
     """``threshold / int_threshold`` in the dtype of the threshold; in float16 not below its smallest normal number."""
-    scale = threshold / int_threshold
+    scale = divide(threshold, int_threshold)
     if threshold.dtype == torch.float16:
-        scale = scalar_clamp_min_ste(scale, SMALLEST_NORMAL_FLOAT16)
+        scale = scalar_clamp_min_ste(scale, 2.0**-14)
     return scale.to(threshold.dtype)
 
 
@@ -119,9 +121,7 @@ class PrescaledRestrictIntQuantWithInputBitWidth(brevitas.jit.ScriptModule):
         self.zero_point = StatelessBuffer(torch.tensor(0.0))
 
     @brevitas.jit.script_method
-    def forward(
-        self, x: Tensor, scale: Tensor, input_bit_width: Tensor
-    ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: UP006
+    def forward(self, x: Tensor, scale: Tensor, input_bit_width: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: UP006
         """Quantized ``x``, scale, zero point, bit width."""
         bit_width = self.msb_clamp_bit_width_impl(input_bit_width)
         zero_point = self.zero_point()

@@ -1,10 +1,10 @@
 """Integer quantization for given scale, zero point and bit width.
 
-    >>> import torch
-    >>> quant = IntQuant(narrow_range=False, signed=True)
-    >>> scale, zero_point, bit_width = torch.tensor(0.1), torch.tensor(0.0), torch.tensor(4.0)
-    >>> quant(scale, zero_point, bit_width, torch.tensor([0.26, -3.0]))
-    tensor([ 0.3000, -0.8000])
+>>> import torch
+>>> quant = IntQuant(narrow_range=False, signed=True)
+>>> scale, zero_point, bit_width = torch.tensor(0.1), torch.tensor(0.0), torch.tensor(4.0)
+>>> quant(scale, zero_point, bit_width, torch.tensor([0.26, -3.0]))
+tensor([ 0.3000, -0.8000])
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from brevitas.core._checks import check_bool, check_module
 from brevitas.core.function_wrapper import CeilSte, FloorSte, RoundSte, RoundToZeroSte, TensorClamp, TensorClampSte
 from brevitas.core.quant.delay import DelayWrapper
 from brevitas.core.utils import at_least_float32
-from brevitas.function import int_quant, max_int, min_int
+from brevitas.function import divide, int_quant, max_int, min_int
 
 __all__ = ["DecoupledIntQuant", "IntQuant"]
 
@@ -86,7 +86,7 @@ class IntQuant(brevitas.jit.ScriptModule):
     @brevitas.jit.script_method
     def to_int(self, scale: Tensor, zero_point: Tensor, bit_width: Tensor, x: Tensor) -> Tensor:
         """Integer codes of ``x``, as floats (in at least float32)."""
-        code = at_least_float32(x) / at_least_float32(scale) + at_least_float32(zero_point)
+        code = divide(at_least_float32(x), at_least_float32(scale)) + at_least_float32(zero_point)
         code = self.float_to_int_impl(code)
         return self.tensor_clamp_impl(code, self.min_int(bit_width), self.max_int(bit_width))
 
@@ -140,7 +140,7 @@ class DecoupledIntQuant(brevitas.jit.ScriptModule):
     @brevitas.jit.script_method
     def to_int(self, pre_scale: Tensor, pre_zero_point: Tensor, bit_width: Tensor, x: Tensor) -> Tensor:
         """Integer codes of ``x``, as floats (in at least float32)."""
-        code = at_least_float32(x) / at_least_float32(pre_scale) + at_least_float32(pre_zero_point)
+        code = divide(at_least_float32(x), at_least_float32(pre_scale)) + at_least_float32(pre_zero_point)
         code = self.float_to_int_impl(code)
         return self.tensor_clamp_impl(code, self.min_int(bit_width), self.max_int(bit_width))
 

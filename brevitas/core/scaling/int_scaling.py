@@ -1,8 +1,8 @@
 """The integer threshold: the code that the threshold maps to.
 
-    >>> import torch
-    >>> IntScaling(signed=True, narrow_range=True)(torch.tensor(8.0)), PowerOfTwoIntScaling(signed=True)(torch.tensor(8.0))
-    (tensor(127.), tensor(128.))
+>>> import torch
+>>> IntScaling(signed=True, narrow_range=True)(torch.tensor(8.0)), PowerOfTwoIntScaling(signed=True)(torch.tensor(8.0))
+(tensor(127.), tensor(128.))
 """
 
 import torch

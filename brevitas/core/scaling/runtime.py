@@ -1,13 +1,13 @@
 """Thresholds that follow statistics: of parameters at every call, or of inputs through a running estimate.
 
-    >>> import torch
-    >>> from brevitas.core.function_wrapper import OverTensorView
-    >>> from brevitas.core.restrict_val import FloatRestrictValue
-    >>> from brevitas.core.stats import AbsMax
-    >>> weight = torch.nn.Parameter(torch.tensor([0.5, -1.27]))
-    >>> scaling = StatsFromParameterScaling(AbsMax(), OverTensorView(), 0, [weight], FloatRestrictValue(), ())
-    >>> scaling(weight)
-    tensor(1.2700, grad_fn=<ToCopyBackward0>)
+>>> import torch
+>>> from brevitas.core.function_wrapper import OverTensorView
+>>> from brevitas.core.restrict_val import FloatRestrictValue
+>>> from brevitas.core.stats import AbsMax
+>>> weight = torch.nn.Parameter(torch.tensor([0.5, -1.27]))
+>>> scaling = StatsFromParameterScaling(AbsMax(), OverTensorView(), 0, [weight], FloatRestrictValue(), ())
+>>> scaling(weight)
+tensor(1.2700, grad_fn=<ToCopyBackward0>)
 """
 
 from collections.abc import Sequence

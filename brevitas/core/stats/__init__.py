@@ -1,8 +1,8 @@
 """Statistics of tensors, over the whole tensor or along one dimension of a view.
 
-    >>> import torch
-    >>> AbsMax()(torch.tensor([1.0, -3.0])), AbsMax(stats_reduce_dim=1)(torch.tensor([[1.0, -3.0], [2.0, 0.0]]))
-    (tensor(3.), tensor([3., 2.]))
+>>> import torch
+>>> AbsMax()(torch.tensor([1.0, -3.0])), AbsMax(stats_reduce_dim=1)(torch.tensor([[1.0, -3.0], [2.0, 0.0]]))
+(tensor(3.), tensor([3., 2.]))
 """
 
 from brevitas.core.stats.running import DEFAULT_MOMENTUM, CollectThenLearn, FollowThenLearn, RunningEstimate

@@ -4,7 +4,7 @@
 machines of the library, for quantities of activations and of parameters: scales and zero points derive from them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, List  # noqa: UP035 - TorchScript reads annotations of this kind
 
 import torch
@@ -22,6 +22,27 @@ DEFAULT_MOMENTUM = 0.1
 def check_momentum(owner: str, name: str, momentum: float | None) -> float | None:
     """``momentum`` in (0, 1], or ``None`` for the true average."""
     return None if momentum is None else check_number(owner, name, momentum, 0.0, 1.0, low_open=True)
+
+
+def _statistic_or_ones(
+    wanted: Tensor, statistic: Callable[[Tensor], Tensor], x: Tensor, shape: list[int], dtype: torch.dtype
+) -> Tensor:
+    """Inside a compiled graph: ``statistic(x)`` where ``wanted``, else ones at no cost.
+
+    ``x`` enters the branches as one row in memory order, which costs no copy of a dense tensor: torch.cond demands that
+    the gradients of both branches have equal strides.
+    """
+    order = [d for _, d in sorted((-x.stride(d), d) for d in range(x.ndim))]
+    dense = x.permute(order)
+    back = [order.index(d) for d in range(x.ndim)]
+
+    def compute(row: Tensor) -> Tensor:
+        return statistic(row.view(dense.shape).permute(back)).to(dtype).clone()
+
+    def skip(row: Tensor) -> Tensor:
+        return row.new_ones(shape, dtype=dtype)
+
+    return torch.cond(wanted, compute, skip, (dense.reshape(-1),))
 
 
 class RunningEstimate(StatefulModule):
@@ -140,14 +161,7 @@ class CollectThenLearn(RunningEstimate):
             return torch.where(self.initialised, self.from_value(), self.from_estimate())
         collecting = torch.logical_and(torch.logical_not(self.initialised), self.counter < self.collect_stats_steps)
         dtype = at_least_float32(self.running_stats).dtype
-
-        def collect(x: Tensor) -> Tensor:
-            return self.statistic(x).to(dtype).clone()
-
-        def skip(x: Tensor) -> Tensor:
-            return x.new_ones(self.shape, dtype=dtype)
-
-        stat = torch.cond(collecting, collect, skip, (x,))
+        stat = _statistic_or_ones(collecting, self.statistic, x, self.shape, dtype)
         with torch.no_grad():
             estimate = torch.where(collecting, self.averaged(stat.detach()), self.running_stats)
             self.running_stats.copy_(estimate)
@@ -254,15 +268,8 @@ class FollowThenLearn(StatefulModule):
     @torch.jit.unused
     def _quantity_without_branches(self, x: Tensor) -> Tensor:
         """As :meth:`quantity`, with the phase selected inside the graph; no statistic once the value is learned."""
-        dtype = self.value.dtype
-
-        def skip(x: Tensor) -> Tensor:
-            return x.new_ones(self.shape, dtype=dtype)
-
-        def follow(x: Tensor) -> Tensor:
-            return self.stored_statistic(x).to(dtype).clone()
-
-        stored = torch.cond(self.initialised, skip, follow, (x,))
+        following = torch.logical_not(self.initialised)
+        stored = _statistic_or_ones(following, self.stored_statistic, x, self.shape, self.value.dtype)
         if not self.training:
             return torch.where(self.initialised, self.from_value(), self.learned(stored))
         with torch.no_grad():

@@ -234,11 +234,14 @@ class NegativePercentileOrZero(brevitas.jit.ScriptModule):
 def _mean_and_deviation(x: Tensor, dim: Optional[int], epsilon: float) -> Tuple[Tensor, Tensor]:  # noqa: UP006, UP045
     magnitude = torch.abs(at_least_float32(x))
     # One value has no unbiased variance; it deviates by 0.
-    correction = 1 if _count(x, dim) > 1 else 0
+    degrees = max(_count(x, dim) - 1, 1)
     if dim is None:
-        return torch.mean(magnitude), torch.sqrt(torch.var(magnitude, correction=correction) + epsilon)
-    deviation = torch.sqrt(torch.var(magnitude, dim=[dim], correction=correction) + epsilon)
-    return torch.mean(magnitude, dim=dim), deviation
+        mean = torch.mean(magnitude)
+        centred = magnitude - mean
+        return mean, torch.sqrt(torch.sum(centred * centred) / degrees + epsilon)
+    mean = torch.mean(magnitude, dim=dim)
+    centred = magnitude - mean.unsqueeze(dim)
+    return mean, torch.sqrt(torch.sum(centred * centred, dim=dim) / degrees + epsilon)
 
 
 class MeanSigmaStd(brevitas.jit.ScriptModule):

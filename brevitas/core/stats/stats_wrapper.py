@@ -1,11 +1,11 @@
 """Statistics with a view before them and a shape after them, over inputs, over tracked parameters, or running.
 
-    >>> import torch
-    >>> from brevitas.core.function_wrapper import OverOutputChannelView
-    >>> from brevitas.core.stats import AbsMax
-    >>> InputViewStats(OverOutputChannelView(), AbsMax(1), (2, 1))(torch.tensor([[1.0, -3.0], [2.0, 0.0]]))
-    tensor([[3.],
-            [2.]])
+>>> import torch
+>>> from brevitas.core.function_wrapper import OverOutputChannelView
+>>> from brevitas.core.stats import AbsMax
+>>> InputViewStats(OverOutputChannelView(), AbsMax(1), (2, 1))(torch.tensor([[1.0, -3.0], [2.0, 0.0]]))
+tensor([[3.],
+        [2.]])
 """
 
 from collections.abc import Sequence
