@@ -55,6 +55,11 @@ class QuantLinear(QuantWeightBiasInputOutputLayer, nn.Linear):
         self._init_quantizers(weight_quant, bias_quant, input_quant, output_quant, return_quant_tensor, kwargs)
 
     @property
+    def out_channels(self) -> int:  # type: ignore[override]
+        """Number of output channels: ``out_features``."""
+        return self.out_features
+
+    @property
     def weights_per_output(self) -> int:
         """Number of weights that feed one output element: ``in_features``."""
         return self.in_features

@@ -50,6 +50,7 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
 
     weight: Tensor
     bias: Tensor | None
+    out_channels: int
 
     def _init_quantizers(
         self,
@@ -209,11 +210,6 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
             weight_shifted=_shifted(weight),
             bias_range=bias_range,
         )
-
-    @property
-    def out_channels(self) -> int:
-        """Number of output channels."""
-        return self.weight.shape[self.output_channel_dim]
 
     def quant_weight(self) -> Tensor | QuantTensor:
         """The quantized weight, as in eval mode; the weight itself if ``weight_quant`` is off."""

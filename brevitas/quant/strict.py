@@ -17,6 +17,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from brevitas.errors import BrevitasError, QuantConfigError, UnknownOptionError
@@ -94,6 +95,8 @@ def _is_explicit(declaration: Declaration) -> bool:
 def _shown(obj: object) -> str:
     if inspect.isclass(obj):
         return obj.__name__
+    if isinstance(obj, Enum):
+        return obj.name
     text = str(obj) if not isinstance(obj, str) else repr(obj)
     return text if len(text) < 80 else text[:77] + "..."
 
@@ -255,6 +258,7 @@ def _check_effect(quantizer: type, site: Site, resolution: Resolution) -> None:
     off = resolution.values["tensor_quant"] is None
     # What only the proxy asks for has no effect while there is no quantizer.
     read = {name for name, record in resolution.records.items() if record.asked_by or not off}
+    read |= {ALIASES[name] for name in read if name in ALIASES}
     for name, declaration in table.items():
         if name.startswith("_") or name in read or name in _SUPPLIED or name in ALIASES or not _is_explicit(declaration):
             continue
@@ -277,6 +281,8 @@ def _reason(name: str, table: Mapping[str, Declaration], read: set[str]) -> str:
             declaration = table.get(decider)
             if declaration is not None and decider in read:
                 now = f"{decider} is {_shown(declaration.obj)} (set at {declaration.location})"
+                if decider == "quant_type" and _member(declaration.obj) is QuantType.FP:
+                    return f"{now}, so nothing is quantized"
                 return f"{now}; it is read only when {directive.read_when}"
     direct = [n for n, d in table.items() if _is_explicit(d) and n not in DIRECTIVES and not n.startswith("_") and n in read]
     if direct:

@@ -140,7 +140,7 @@ MISTAKES = {
     "permutation": (lambda: QuantReLU(scaling_per_output_channel=True, per_channel_broadcastable_shape=(1, 4), scaling_stats_permute_dims=(1, 1)), QuantConfigError, "'scaling_stats_permute_dims' = (1, 1)", "a permutation"),
     "lower bound": (lambda: linear(weight_scaling_min_val=0.0), QuantConfigError, "'weight_scaling_min_val' = 0.0"),
     "value of a function": (lambda: linear(weight_quant=LyingWidth), QuantConfigError, "bit_width", "4.5"),
-    "HE for an activation": (lambda: QuantReLU(scaling_impl_type="he"), QuantConfigError, "HE", "CONST, STATS"),
+    "HE for an activation": (lambda: QuantReLU(scaling_impl_type="he"), QuantConfigError, "HE", "CONST, PARAMETER, STATS"),
     "a rounding that is not there yet": (lambda: linear(weight_float_to_int_impl_type="stochastic_round"), QuantConfigError, "STOCHASTIC_ROUND", "not available yet"),
     "groups": (lambda: linear(weight_scaling_per_output_type="group"), QuantConfigError, "GROUP", "not available yet"),
     # S4: contradictions

@@ -71,7 +71,7 @@ class ActQuantSolver(BaseQuantSolver):
         return _SCALING[chosen]
 
     @value
-    def scaling_init(min_val, max_val):  # noqa: N805
+    def scaling_init(max_val, min_val):  # noqa: N805
         return max(abs(float(min_val)), abs(float(max_val)))
 
     @value
