@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from brevitas.errors import ExportError
-from brevitas.export.tracing import capture
 from brevitas.export.manager import ONNXManager, QONNXManager, StdONNXManager, StdQCDQONNXManager, check
 from brevitas.export.targets import Target, get_target, list_targets, register, unregister
+from brevitas.export.tracing import capture
 from brevitas.export.verification import VerifyReport, verify
 from brevitas.export.violations import ExportWarning, Violation
 

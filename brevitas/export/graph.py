@@ -18,7 +18,8 @@ survives in the written file.
     model key               meaning
     brevitas.format         version of these conventions
     brevitas.target         key of the target the file was made for
-    brevitas.inputs         JSON list, one entry per graph input: null, or scale, zero_point, bit_width, signed of a QuantTensor
+    brevitas.inputs         JSON list, one entry per graph input: null, or scale, zero_point, bit_width, signed of a
+                            QuantTensor
     brevitas.outputs        the same for graph outputs
 """
 
@@ -68,8 +69,10 @@ OUTPUTS = "brevitas.outputs"
 
 # Operators whose output lies on the grid of their first input.
 GRID_PRESERVING = frozenset(
-    "Identity Reshape Flatten Transpose Squeeze Unsqueeze Expand Slice Gather Split MaxPool GlobalMaxPool Relu "
-    "DepthToSpace SpaceToDepth Dropout".split()
+    {
+        *("Identity", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Slice", "Gather", "Split"),
+        *("MaxPool", "GlobalMaxPool", "Relu", "DepthToSpace", "SpaceToDepth", "Dropout"),
+    }
 )
 PARAMETER_ROLES = frozenset({"weight", "bias"})
 
@@ -177,7 +180,9 @@ class Quantizer:
         """Integer codes (int64) of a parameter."""
         values = constant(self.node.inputs[0])
         if values is None:
-            raise ValueError(f"quantizer node {self.node.name!r} quantizes a computed tensor, which has no constant codes")
+            raise ValueError(
+                f"quantizer node {self.node.name!r} quantizes a computed tensor, which has no constant codes"
+            )
         return to_codes(values, self.scale, self.zero_point)
 
 
@@ -203,7 +208,7 @@ def quantizers(model: ir.Model) -> Iterator[Quantizer]:
 
 
 def source_quantizer(value: ir.Value | None) -> ir.Node | None:
-    """The quantizer node on whose grid ``value`` lies, past grid-preserving operations; ``None`` where there is none."""
+    """The quantizer node on whose grid ``value`` lies, past grid-preserving operations; else ``None``."""
     while value is not None:
         node = value.producer()
         if node is None:

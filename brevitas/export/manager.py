@@ -1,7 +1,7 @@
 """Managers: ``Manager.export(model, ...)`` for each target, and ``check`` for all of them.
 
-    >>> from brevitas.export import StdONNXManager
-    >>> proto = StdONNXManager.export(model, input_shape=(1, 3, 32, 32), export_path='lenet.onnx')    # doctest: +SKIP
+>>> from brevitas.export import StdONNXManager
+>>> proto = StdONNXManager.export(model, input_shape=(1, 3, 32, 32), export_path='lenet.onnx')    # doctest: +SKIP
 """
 
 from __future__ import annotations

@@ -97,12 +97,11 @@ def read_options(target: Target, keywords: Mapping[str, Any], inputs: int) -> tu
     if values["input_names"] is not None and len(values["input_names"]) != inputs:
         wrong(
             f"{len(values['input_names'])} input_names for {inputs} input{'s' if inputs != 1 else ''}",
-            "one name per model input", "give as many names as inputs",
+            "one name per model input",
+            "give as many names as inputs",
         )
         values["input_names"] = None
-    options = ExportOptions(
-        **{k: values[k] for k in COMMON}, specific={k: values[k] for k in target.options}
-    )
+    options = ExportOptions(**{k: values[k] for k in COMMON}, specific={k: values[k] for k in target.options})
     found.extend(_axes_violations(target, options, inputs))
     return options, found
 
@@ -113,7 +112,11 @@ def _axes_violations(target: Target, options: ExportOptions, inputs: int) -> lis
         return []
     form = "dynamic_axes={'input': {0: 'batch'}} or {'input': [0]}"
     if not isinstance(axes, Mapping):
-        return [Violation("E02", target.key, f"dynamic_axes={axes!r}", "a mapping from input or output names", f"pass {form}")]
+        return [
+            Violation(
+                "E02", target.key, f"dynamic_axes={axes!r}", "a mapping from input or output names", f"pass {form}"
+            )
+        ]
     found = []
     known = options.interface(inputs)
     outputs = list(options.output_names or ["output"])
@@ -122,14 +125,21 @@ def _axes_violations(target: Target, options: ExportOptions, inputs: int) -> lis
             near = suggest(str(name), [*known, *outputs])
             found.append(
                 Violation(
-                    "E02", target.key, f"dynamic_axes of an unknown input {name!r}", f"one of {', '.join(known)}",
+                    "E02",
+                    target.key,
+                    f"dynamic_axes of an unknown input {name!r}",
+                    f"one of {', '.join(known)}",
                     f"write {' or '.join(near or known)}",
                 )
             )
         elif not isinstance(dims, (Mapping, Sequence)) or isinstance(dims, str) or set(dims) - {0}:
             found.append(
                 Violation(
-                    "E02", target.key, f"dynamic_axes of {name!r}: {dims!r}", "dimension 0, the batch, alone", f"pass {form}"
+                    "E02",
+                    target.key,
+                    f"dynamic_axes of {name!r}: {dims!r}",
+                    "dimension 0, the batch, alone",
+                    f"pass {form}",
                 )
             )
     return found
@@ -140,7 +150,13 @@ def read_inputs(target: str, input_shape: Any, input_t: Any) -> tuple[list[Any],
     if (input_shape is None) == (input_t is None):
         both = "both input_shape and input_t" if input_t is not None else "neither input_shape nor input_t"
         return [], [
-            Violation("E01", target, both, "exactly one of input_shape and input_t", "pass input_shape=(1, 3, 32, 32), for example")
+            Violation(
+                "E01",
+                target,
+                both,
+                "exactly one of input_shape and input_t",
+                "pass input_shape=(1, 3, 32, 32), for example",
+            )
         ]
     if input_shape is not None:
         if not isinstance(input_shape, (tuple, list)) or not all(
@@ -148,7 +164,10 @@ def read_inputs(target: str, input_shape: Any, input_t: Any) -> tuple[list[Any],
         ):
             return [], [
                 Violation(
-                    "E01", target, f"input_shape={input_shape!r}", "a tuple of positive integers (input_t takes tensors)",
+                    "E01",
+                    target,
+                    f"input_shape={input_shape!r}",
+                    "a tuple of positive integers (input_t takes tensors)",
                     "pass input_shape=(1, 3, 32, 32), for example",
                 )
             ]
@@ -161,8 +180,12 @@ def read_inputs(target: str, input_shape: Any, input_t: Any) -> tuple[list[Any],
         elif not isinstance(x, Tensor):
             found.append(
                 Violation(
-                    "E01", target, f"input_t of type {type(x).__name__}", "a Tensor, a tuple of Tensors, or a QuantTensor",
-                    "pass tensors", place=f"model input {i}",
+                    "E01",
+                    target,
+                    f"input_t of type {type(x).__name__}",
+                    "a Tensor, a tuple of Tensors, or a QuantTensor",
+                    "pass tensors",
+                    place=f"model input {i}",
                 )
             )
         elif x.dtype in (torch.float16, torch.bfloat16, torch.float64):
@@ -187,7 +210,11 @@ def _quant_tensor_violations(target: str, index: int, x: QuantTensor) -> list[Vi
     )
     return [
         Violation(
-            "E03", target, f"a QuantTensor that is not valid ({fields})", "values (q - zero_point) * scale with codes in range",
-            "make it with a QuantIdentity", place=f"model input {index}",
+            "E03",
+            target,
+            f"a QuantTensor that is not valid ({fields})",
+            "values (q - zero_point) * scale with codes in range",
+            "make it with a QuantIdentity",
+            place=f"model input {index}",
         )
     ]

@@ -1,9 +1,9 @@
 """What an export refuses, said once for every target.
 
-    >>> v = Violation('E11', 'qdq', layer='conv1', layer_class='QuantConv2d', found='weight bit width 12',
-    ...               required='8 bits at opset 20', fix='pass opset_version=21')
-    >>> print(v)
-    E11 [qdq] QuantConv2d 'conv1': found weight bit width 12; required 8 bits at opset 20; fix: pass opset_version=21
+>>> v = Violation('E11', 'qdq', layer='conv1', layer_class='QuantConv2d', found='weight bit width 12',
+...               required='8 bits at opset 20', fix='pass opset_version=21')
+>>> print(v)
+E11 [qdq] QuantConv2d 'conv1': found weight bit width 12; required 8 bits at opset 20; fix: pass opset_version=21
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ class Violation:
 
     def __str__(self) -> str:
         """One line: code, target, layer, found, required, fix."""
-        return f"{self.code} [{self.target}] {self.where}: found {self.found}; required {self.required}; fix: {self.fix}"
+        return (
+            f"{self.code} [{self.target}] {self.where}: found {self.found}; required {self.required}; fix: {self.fix}"
+        )
 
 
 class ExportViolationError(ExportError):

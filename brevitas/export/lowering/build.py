@@ -75,7 +75,7 @@ def insert_before(node: ir.Node, *nodes: ir.Node) -> None:
 
 
 def redirect(old: ir.Value, new: ir.Value, *, keep: Sequence[ir.Node] = ()) -> None:
-    """Let every consumer of ``old`` (also the graph's outputs, whose name moves) read ``new``; not the nodes in ``keep``."""
+    """Let every consumer of ``old`` (and the graph's outputs, whose name moves) read ``new``, except ``keep``."""
     for node, index in list(old.uses()):
         if node not in keep:
             node.replace_input_with(index, new)

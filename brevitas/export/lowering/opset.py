@@ -110,7 +110,7 @@ def opset_violations(model: ir.Model, wanted: int, target: str, least: int) -> l
 
 
 def set_opset(model: ir.Model, wanted: int) -> None:
-    """Declare ``wanted``, drop attributes that it does not know (all at their defaults), and the lowest IR version for it."""
+    """Declare ``wanted``, drop attributes unknown to it (all at their defaults), and the lowest IR version."""
     import onnx
 
     now = current_opset(model)

@@ -17,9 +17,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from injector import suggest
-
 from brevitas.export.violations import ExportViolationError, Violation
+from injector import suggest
 
 if TYPE_CHECKING:
     import onnx_ir as ir

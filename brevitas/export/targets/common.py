@@ -11,6 +11,9 @@ from brevitas.export.violations import Violation
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+# The Quant operator's name of a rounding mode, and ours.
+SPOKEN = {"DOWN": "ROUND_TO_ZERO"}
+
 __all__ = ["at", "common_violations"]
 
 _STANDARD = ("", "ai.onnx", g.DOMAIN)
@@ -47,16 +50,28 @@ def common_violations(model: ir.Model, target: str) -> Iterator[Violation]:
         unsupported = g.meta(q.node, g.UNSUPPORTED)
         if unsupported:
             yield at(
-                q, "E24", target, f"a quantizer that computes {unsupported}", "uniform integer quantization",
+                q,
+                "E24",
+                target,
+                f"a quantizer that computes {unsupported}",
+                "uniform integer quantization",
                 "use an integer preset of brevitas.quant",
             )
         elif q.signed and q.bits == 1:
             yield at(
-                q, "E10", target, "a signed bit width of 1, whose codes are -1 and 0", "2 bits or more, or binary quantization",
+                q,
+                "E10",
+                target,
+                "a signed bit width of 1, whose codes are -1 and 0",
+                "2 bits or more, or binary quantization",
                 "set bit_width to 2 or more",
             )
         if g.meta(q.node, g.COLLECTED) == "0":
             yield at(
-                q, "W30", target, "runtime statistics that were never collected (the threshold is the initial 1)",
-                "collected statistics", "run training or calibration first",
+                q,
+                "W30",
+                target,
+                "runtime statistics that were never collected (the threshold is the initial 1)",
+                "collected statistics",
+                "run training or calibration first",
             )

@@ -23,7 +23,7 @@ from brevitas.export.lowering.build import (
 )
 from brevitas.export.lowering.pattern import COMPUTE, on_accumulator_grid
 from brevitas.export.targets import Target
-from brevitas.export.targets.common import at, common_violations
+from brevitas.export.targets.common import SPOKEN, at, common_violations
 from brevitas.export.violations import Violation
 
 if TYPE_CHECKING:
@@ -57,8 +57,12 @@ def check(model: ir.Model, options: Mapping[str, Any]) -> list[Violation]:
         if fields is not None and (fields["bit_width"] > 8 or np.asarray(fields["scale"]).size != 1):
             found.append(
                 Violation(
-                    "E03", KEY, f"a QuantTensor with {fields}", "at most 8 bits and one scale",
-                    "give the model the float values", place=f"model input {i}",
+                    "E03",
+                    KEY,
+                    f"a QuantTensor with {fields}",
+                    "at most 8 bits and one scale",
+                    "give the model the float values",
+                    place=f"model input {i}",
                 )
             )
     return found
@@ -68,40 +72,64 @@ def _quantizer_violations(q: g.Quantizer, requested: int | None, weight_nodes: b
     found = []
     limit = 32 if q.role == "bias" else 16
     if q.bits > limit:
-        found.append(at(q, "E11", KEY, f"bit width {q.bits}", f"1 to {limit} bits", f"set bit_width to {limit} or less"))
+        found.append(
+            at(q, "E11", KEY, f"bit width {q.bits}", f"1 to {limit} bits", f"set bit_width to {limit} or less")
+        )
     elif q.bits > 8 and q.role != "bias" and requested is not None and requested < WIDE_OPSET:
         found.append(
             at(
-                q, "E11", KEY, f"bit width {q.bits} at opset {requested}", "1 to 8 bits below opset 21",
+                q,
+                "E11",
+                KEY,
+                f"bit width {q.bits} at opset {requested}",
+                "1 to 8 bits below opset 21",
                 f"pass opset_version={WIDE_OPSET}",
             )
         )
     if len(q.varying_dims) > 1:
         found.append(
             at(
-                q, "E12", KEY, f"a scale or zero point of shapes {q.scale.shape} and {q.zero_point.shape}",
-                "values that vary along one dimension at most", "set scaling_per_output_channel or a per-tensor scale",
+                q,
+                "E12",
+                KEY,
+                f"a scale or zero point of shapes {q.scale.shape} and {q.zero_point.shape}",
+                "values that vary along one dimension at most",
+                "set scaling_per_output_channel or a per-tensor scale",
             )
         )
     if q.rounding != "ROUND":
         found.append(
             at(
-                q, "E27", KEY, f"rounding {q.rounding}", "ROUND (half to even)",
+                q,
+                "E27",
+                KEY,
+                f"rounding {SPOKEN.get(q.rounding, q.rounding)}",
+                "ROUND (half to even)",
                 "set float_to_int_impl_type='round', or use target 'qonnx'",
             )
         )
     low, high = q.range
-    if q.bits <= limit and np.any((q.zero_point < low) | (q.zero_point > high) | (q.zero_point != np.rint(q.zero_point))):
+    if q.bits <= limit and np.any(
+        (q.zero_point < low) | (q.zero_point > high) | (q.zero_point != np.rint(q.zero_point))
+    ):
         found.append(
             at(
-                q, "E21", KEY, f"zero point {np.unique(q.zero_point).tolist()}", f"integers in {low}..{high}",
+                q,
+                "E21",
+                KEY,
+                f"zero point {np.unique(q.zero_point).tolist()}",
+                f"integers in {low}..{high}",
                 "use a preset without zero point (not Shifted...)",
             )
         )
     elif q.role == "bias" and np.any(q.zero_point):
         found.append(
             at(
-                q, "E21", KEY, f"zero point {np.unique(q.zero_point).tolist()} of a bias", "0",
+                q,
+                "E21",
+                KEY,
+                f"zero point {np.unique(q.zero_point).tolist()} of a bias",
+                "0",
                 "use Int8Bias ... Int32Bias",
             )
         )
@@ -145,7 +173,9 @@ def _grid_names(q: g.Quantizer) -> tuple[str, str]:
     return names[0] or f"{q.node.name}_scale", names[1] or f"{q.node.name}_zero_point"
 
 
-def _grid(model: ir.Model, q: g.Quantizer, names: tuple[str, str], dtype: np.dtype[Any]) -> tuple[ir.Value, ir.Value, dict[str, int]]:
+def _grid(
+    model: ir.Model, q: g.Quantizer, names: tuple[str, str], dtype: np.dtype[Any]
+) -> tuple[ir.Value, ir.Value, dict[str, int]]:
     """Scale and zero point as initializers, with the axis attribute if they vary along a dimension."""
     scale, zero_point = q.scale, q.zero_point
     attributes = {}
@@ -178,8 +208,12 @@ def _lower_parameter(
     if plain_use:
         weight = add_initializer(model, f"{values.name}_codes", codes)
         node = make_node(
-            "DequantizeLinear", [weight, scale, zero_point], name=q.node.name or q.name, like=out,
-            attributes=attributes, meta=_meta(q, "dequantize"),
+            "DequantizeLinear",
+            [weight, scale, zero_point],
+            name=q.node.name or q.name,
+            like=out,
+            attributes=attributes,
+            meta=_meta(q, "dequantize"),
         )
         insert_before(q.node, node)
         redirect(out, node.outputs[0], keep=transposes)
@@ -189,8 +223,12 @@ def _lower_parameter(
         moved = add_initializer(model, f"{values.name}_codes", np.ascontiguousarray(codes.transpose(perm)))
         axis = {"axis": perm.index(attributes["axis"])} if attributes else {}
         node = make_node(
-            "DequantizeLinear", [moved, scale, zero_point], name=transpose.name or f"{q.name}.Transpose",
-            like=transpose.outputs[0], shape=ir.Shape(moved.shape or []), attributes=axis,
+            "DequantizeLinear",
+            [moved, scale, zero_point],
+            name=transpose.name or f"{q.name}.Transpose",
+            like=transpose.outputs[0],
+            shape=ir.Shape(moved.shape or []),
+            attributes=axis,
             meta={**_meta(q, "dequantize"), PERM: ",".join(map(str, perm))},
         )
         insert_before(transpose, node)
@@ -213,13 +251,18 @@ def _lower_activation(model: ir.Model, q: g.Quantizer, names: tuple[str, str]) -
     narrow = (low, high) != (info.min, info.max)
     nodes: list[ir.Node] = []
     if narrow and dtype.itemsize > 1:
-        # onnxruntime has no Clip for 16-bit integers. Clipping the float input is exact: bound / scale rounds to the bound.
+        # onnxruntime has no Clip for 16-bit integers. Clipping the input is exact: bound / scale rounds to the bound.
         nodes.extend(_float_clip(model, q, x, low, high))
         x = nodes[-1].outputs[0]
     nodes.append(
         make_node(
-            "QuantizeLinear", [x, scale, zero_point], name=f"{name}.quantize", like=out, dtype=kind,
-            attributes=attributes, meta=_meta(q, "quantize"),
+            "QuantizeLinear",
+            [x, scale, zero_point],
+            name=f"{name}.quantize",
+            like=out,
+            dtype=kind,
+            attributes=attributes,
+            meta=_meta(q, "quantize"),
         )
     )
     if narrow and dtype.itemsize == 1:
@@ -229,13 +272,22 @@ def _lower_activation(model: ir.Model, q: g.Quantizer, names: tuple[str, str]) -
         ]
         nodes.append(
             make_node(
-                "Clip", [nodes[-1].outputs[0], *bounds], name=f"{name}.clip", like=out, dtype=kind, meta=_meta(q, "clip")
+                "Clip",
+                [nodes[-1].outputs[0], *bounds],
+                name=f"{name}.clip",
+                like=out,
+                dtype=kind,
+                meta=_meta(q, "clip"),
             )
         )
     nodes.append(
         make_node(
-            "DequantizeLinear", [nodes[-1].outputs[0], scale, zero_point], name=f"{name}.dequantize", like=out,
-            attributes=attributes, meta=_meta(q, "dequantize"),
+            "DequantizeLinear",
+            [nodes[-1].outputs[0], scale, zero_point],
+            name=f"{name}.dequantize",
+            like=out,
+            attributes=attributes,
+            meta=_meta(q, "dequantize"),
         )
     )
     insert_before(q.node, *nodes)
@@ -244,12 +296,15 @@ def _lower_activation(model: ir.Model, q: g.Quantizer, names: tuple[str, str]) -
 
 
 def _float_clip(model: ir.Model, q: g.Quantizer, x: ir.Value, low: int, high: int) -> list[ir.Node]:
-    """Bound a float tensor to the values of the extreme codes; Clip takes scalars only, so channels take Max and Min."""
+    """Bound a float tensor to the values of the extreme codes; Clip takes scalars, so channels take Max and Min."""
     name = q.node.name or q.name
     base = q.name.removesuffix("_quant") or name
     bounds = [((np.float32(b) - q.zero_point) * q.scale).astype(np.float32) for b in (low, high)]
     if all(b.size == 1 for b in bounds):
-        ends = [add_initializer(model, f"{base}_{end}", b.reshape(())) for end, b in zip(("min", "max"), bounds, strict=True)]
+        ends = [
+            add_initializer(model, f"{base}_{end}", b.reshape(()))
+            for end, b in zip(("min", "max"), bounds, strict=True)
+        ]
         return [make_node("Clip", [x, *ends], name=f"{name}.clip", like=x, meta=_meta(q, "clip"))]
     nodes: list[ir.Node] = []
     for op_type, end, bound in (("Max", "min", bounds[0]), ("Min", "max", bounds[1])):
@@ -280,7 +335,11 @@ def requantize_operands(model: ir.Model) -> None:
                 producer = value.producer()
                 assert producer is not None
                 copy = make_node(
-                    "Quant", [value, *source.inputs[1:]], name=f"{producer.name}.requantize", like=value, domain=g.DOMAIN,
+                    "Quant",
+                    [value, *source.inputs[1:]],
+                    name=f"{producer.name}.requantize",
+                    like=value,
+                    domain=g.DOMAIN,
                     attributes={k: a.value for k, a in source.attributes.items()},
                     meta={g.LAYER: g.meta(producer, g.LAYER), g.CLASS: g.meta(producer, g.CLASS), g.ROLE: "requantize"},
                 )
@@ -298,7 +357,9 @@ def _integer_input(model: ir.Model, index: int, fields: Mapping[str, Any]) -> No
     uses = list(value.uses())
     name = value.name or f"input_{index}"
     scale = add_initializer(model, f"{name}_scale", np.asarray(fields["scale"], np.float32).reshape(()))
-    zero_point = add_initializer(model, f"{name}_zero_point", np.asarray(fields["zero_point"]).reshape(()).astype(dtype))
+    zero_point = add_initializer(
+        model, f"{name}_zero_point", np.asarray(fields["zero_point"]).reshape(()).astype(dtype)
+    )
     node = make_node("DequantizeLinear", [value, scale, zero_point], name=f"{name}.dequantize", like=value)
     for consumer, position in uses:
         consumer.replace_input_with(position, node.outputs[0])

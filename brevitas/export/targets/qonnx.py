@@ -30,7 +30,11 @@ def check(model: ir.Model, options: Mapping[str, Any]) -> list[Violation]:
         if q.rounding not in ROUNDING:
             found.append(
                 at(
-                    q, "E27", KEY, f"rounding {q.rounding}", "ROUND, CEIL, FLOOR or ROUND_TO_ZERO",
+                    q,
+                    "E27",
+                    KEY,
+                    f"rounding {q.rounding}",
+                    "ROUND, CEIL, FLOOR or ROUND_TO_ZERO",
                     "set float_to_int_impl_type='round' in the quantizer",
                 )
             )
@@ -62,8 +66,13 @@ def gemm_to_matmul(model: ir.Model, node: ir.Node) -> None:
         shape = ir.Shape(list(weight.shape)[::-1]) if weight.shape is not None else None
         new.append(
             make_node(
-                "Transpose", [weight], name=f"{node.name}.Transpose", like=weight, shape=shape,
-                attributes={"perm": [1, 0]}, meta=meta,
+                "Transpose",
+                [weight],
+                name=f"{node.name}.Transpose",
+                like=weight,
+                shape=shape,
+                attributes={"perm": [1, 0]},
+                meta=meta,
             )
         )
         weight = new[0].outputs[0]
@@ -73,6 +82,4 @@ def gemm_to_matmul(model: ir.Model, node: ir.Node) -> None:
     remove_if_unused(model, node)
 
 
-TARGET = Target(
-    KEY, "QONNX dialect, Quant nodes", check=check, lower=lower, least_opset=13, runtime="qonnx"
-)
+TARGET = Target(KEY, "QONNX dialect, Quant nodes", check=check, lower=lower, least_opset=13, runtime="qonnx")

@@ -5,8 +5,8 @@
     >>> [n.op_type for n in graph.graph]                                           # doctest: +SKIP
     ['Quant', 'Quant', 'Conv', 'Relu', 'Quant', ...]
 
-The steps: ``record`` one real forward, ``replay`` it while torch's exporter traces the model so that each quantizer call
-becomes one node, then ``canonical`` names and annotates the nodes.
+The steps: ``record`` one real forward, ``replay`` it while torch's exporter traces the model so that each quantizer
+call becomes one node, then ``canonical`` names and annotates the nodes.
 """
 
 from brevitas.export.tracing.entry import capture

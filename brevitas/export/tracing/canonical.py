@@ -49,8 +49,10 @@ def canonicalize(
         if g.LAYER not in node.metadata_props:
             node.metadata_props.update({g.LAYER: layer, g.CLASS: layer_class})
     _drop_tracer_metadata(model)
+    model.graph.name = root_class
     passes.RemoveUnusedNodesPass()(model)
     _share_weights_of_float_layers(model)
+    _separate_outputs(model)
     _name_nodes(model)
     _name_interface(model, input_names, output_names)
     _plain_reshape(model)
@@ -62,7 +64,6 @@ def canonicalize(
         }
     )
     model.producer_name, model.producer_version = "brevitas", None
-    model.graph.name = root_class
     return model
 
 
@@ -195,6 +196,21 @@ def _share_weights_of_float_layers(model: ir.Model) -> None:
             value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
 
 
+def _separate_outputs(model: ir.Model) -> None:
+    """An output that is returned twice, or that is an input or a constant, gets a node of its own."""
+    import onnx_ir as ir
+
+    seen: set[int] = set()
+    for i, value in enumerate(list(model.graph.outputs)):
+        if id(value) not in seen and value.producer() is not None:
+            seen.add(id(value))
+            continue
+        node = ir.Node("", "Identity", [value], outputs=[ir.Value(type=value.type, shape=value.shape)])
+        node.metadata_props.update({g.LAYER: "", g.CLASS: model.graph.name or ""})
+        model.graph.append(node)
+        model.graph.outputs[i] = node.outputs[0]
+
+
 def _name_nodes(model: ir.Model) -> None:
     per_layer = Counter(n.metadata_props[g.LAYER] for n in model.graph if g.QUANTIZER not in n.metadata_props)
     outputs = {id(v) for v in model.graph.outputs}
@@ -214,14 +230,14 @@ def _name_nodes(model: ir.Model) -> None:
                 value.name = f"{node.name}.out" if len(node.outputs) == 1 else f"{node.name}.out{i}"
 
 
-def _name_interface(
-    model: ir.Model, input_names: Sequence[str] | None, output_names: Sequence[str] | None
-) -> None:
+def _name_interface(model: ir.Model, input_names: Sequence[str] | None, output_names: Sequence[str] | None) -> None:
     for values, names, default in (
         (model.graph.inputs, input_names, "input"),
         (model.graph.outputs, output_names, "output"),
     ):
-        chosen = list(names) if names else [default] if len(values) == 1 else [f"{default}_{i}" for i in range(len(values))]
+        chosen = (
+            list(names) if names else [default] if len(values) == 1 else [f"{default}_{i}" for i in range(len(values))]
+        )
         for value, name in zip(values, chosen, strict=True):
             value.name = name
 

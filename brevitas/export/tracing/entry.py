@@ -45,8 +45,11 @@ def capture(
         raise ExportViolationError(
             [
                 Violation(
-                    "E02", target, f"{len(output_names)} output_names for {len(outputs)} outputs",
-                    "one name per model output", "give as many names as outputs",
+                    "E02",
+                    target,
+                    f"{len(output_names)} output_names for {len(outputs)} outputs",
+                    "one name per model output",
+                    "give as many names as outputs",
                 )
             ]
         )
@@ -76,8 +79,13 @@ def capture(
 def _require_float32(model: nn.Module, target: str) -> None:
     found = [
         Violation(
-            "E13", target, f"parameter of type {p.dtype}", "torch.float32", "export model.float()",
-            layer=name.rpartition(".")[0], layer_class=type(model.get_submodule(name.rpartition(".")[0])).__name__,
+            "E13",
+            target,
+            f"parameter of type {p.dtype}",
+            "torch.float32",
+            "export model.float()",
+            layer=name.rpartition(".")[0],
+            layer_class=type(model.get_submodule(name.rpartition(".")[0])).__name__,
         )
         for name, p in model.named_parameters()
         if p.dtype in (torch.float16, torch.bfloat16, torch.float64)
@@ -91,14 +99,21 @@ def _untraceable(model: nn.Module, target: str, error: BaseException, dynamic: b
     while first.__cause__ is not None:
         first = first.__cause__
     line = next((text.strip() for text in str(first).splitlines() if text.strip()), type(first).__name__)
-    fix = "see torch.export's documentation for what it traces"
+    fix = "remove what depends on the values of tensors from forward (Python if or while; use torch.where)"
+    if type(first).__name__ != "GuardOnDataDependentSymNode":
+        fix = "see torch.export's documentation for what it traces"
     if dynamic:
         fix = "leave dynamic_axes out, or make the model independent of the batch size (x.flatten(1), x.shape[0])"
     return ExportViolationError(
         [
             Violation(
-                "E04", target, f"torch's exporter cannot trace the model: {type(first).__name__}: {line}",
-                "a model that torch.export traces", fix, layer="", layer_class=type(model).__name__,
+                "E04",
+                target,
+                f"torch's exporter cannot trace the model: {type(first).__name__}: {line}",
+                "a model that torch.export traces",
+                fix,
+                layer="",
+                layer_class=type(model).__name__,
             )
         ]
     )

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from brevitas.export.tracing.watch import Watched, activation_of, float_value
 from brevitas.export.graph import integer_range
+from brevitas.export.tracing.watch import Watched, activation_of, float_value
 from brevitas.quant_tensor import QuantTensor
 
 __all__ = ["QONNX_ROUNDING", "Record", "Recorder", "Recording", "record"]
@@ -77,7 +77,9 @@ class Record:
         """The recorded output as a QuantTensor whose value is computed from the codes in ``dtype``."""
         scale, zero_point = self.scale.to(dtype), self.zero_point.to(dtype)
         value = (self.codes().to(dtype) - zero_point) * scale
-        return QuantTensor.unchecked(value, scale, zero_point, self.bit_width.to(dtype), self.signed, False, self.source)
+        return QuantTensor.unchecked(
+            value, scale, zero_point, self.bit_width.to(dtype), self.signed, False, self.source
+        )
 
 
 @dataclass(frozen=True)

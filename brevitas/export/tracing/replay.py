@@ -1,13 +1,14 @@
 """Trace a model with torch's exporter while its quantizers replay what was recorded.
 
-Each quantizer call becomes one symbolic ``Quant`` node that carries the index of its record; weights and biases enter it
-as their already quantized values. The layers see QuantTensors with the recorded metadata, so that they behave as in the
-recorded forward, and no quantizer arithmetic reaches the graph.
+Each quantizer call becomes one symbolic ``Quant`` node that carries the index of its record; weights and biases enter
+it as their already quantized values. The layers see QuantTensors with the recorded metadata, so that they behave as in
+the recorded forward, and no quantizer arithmetic reaches the graph.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from brevitas.export.graph import DOMAIN, DOMAIN_VERSION
 from brevitas.export.tracing.record import Record, Recording
 from brevitas.export.tracing.watch import Watched, activation_of, exclusive, float_value
-from brevitas.export.graph import DOMAIN, DOMAIN_VERSION
 from brevitas.quant_tensor import QuantTensor
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = ["RECORD_ATTRIBUTE", "ReplayMismatchError", "trace"]
 RECORD_ATTRIBUTE = "brevitas_record"
 MODEL_ATTRIBUTE = "model"
 
+_CHATTY = ("torch.onnx._internal.exporter._registration", "torch.fx.experimental.symbolic_shapes")
 _GRID = ("scale", "zero_point", "bit_width")
 
 
@@ -62,9 +64,11 @@ class _Replayer(Watched):
         return index, r
 
     def _emit(self, index: int, r: Record, x: Tensor) -> QuantTensor:
-        grid = [getattr(self.holder, f"record_{index}_{field}") for field in _GRID]
-        y = quant_node(x, *grid, index, r.signed, r.narrow, "ROUND" if r.is_parameter else r.rounding)
-        return QuantTensor.unchecked(y, *grid, r.signed, False, r.source)
+        scale, zero_point, bit_width = (getattr(self.holder, f"record_{index}_{field}") for field in _GRID)
+        y = quant_node(
+            x, scale, zero_point, bit_width, index, r.signed, r.narrow, "ROUND" if r.is_parameter else r.rounding
+        )
+        return QuantTensor.unchecked(y, scale, zero_point, bit_width, r.signed, False, r.source)
 
     def on_quantizer(
         self, name: str, module: nn.Module, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -103,8 +107,8 @@ class _Traced(nn.Module):
         x = self._inputs[index]
         if x is None:
             return tensor
-        grid = [getattr(self, f"input_{index}_{field}") for field in _GRID]
-        return QuantTensor.unchecked(tensor, *grid, x.signed, False, x.source)
+        scale, zero_point, bit_width = (getattr(self, f"input_{index}_{field}") for field in _GRID)
+        return QuantTensor.unchecked(tensor, scale, zero_point, bit_width, x.signed, False, x.source)
 
     def forward(self, *tensors: Tensor) -> Any:
         self._replayer.restart()
@@ -113,17 +117,29 @@ class _Traced(nn.Module):
 
 
 def quant_node(
-    x: Tensor, scale: Tensor, zero_point: Tensor, bit_width: Tensor, index: int, signed: bool, narrow: bool, rounding: str
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    bit_width: Tensor,
+    index: int,
+    signed: bool,
+    narrow: bool,
+    rounding: str,
 ) -> Tensor:
     """Emit one ``Quant`` node into the traced graph."""
-    attributes = {
+    attributes: dict[str, Any] = {
         "signed": int(signed),
         "narrow": int(narrow),
         "rounding_mode": rounding,
         RECORD_ATTRIBUTE: index,
     }
     return torch.onnx.ops.symbolic(
-        f"{DOMAIN}::Quant", (x, scale, zero_point, bit_width), attributes, dtype=x.dtype, shape=x.shape, version=DOMAIN_VERSION
+        f"{DOMAIN}::Quant",
+        (x, scale, zero_point, bit_width),
+        attributes,
+        dtype=x.dtype,
+        shape=x.shape,
+        version=DOMAIN_VERSION,
     )
 
 
@@ -133,15 +149,18 @@ def _quiet(verbose: bool) -> Iterator[None]:
     if verbose:
         yield
         return
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in _CHATTY]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        # torch prints its graph to stderr when it gives up; what the model prints was seen while recording.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _drop_assertions(program: torch.export.ExportedProgram) -> None:
@@ -180,9 +199,7 @@ def trace(
         if tensors[i].shape[0] == 1:  # torch takes a size of 1 for a constant
             tensors = (*tensors[:i], torch.cat([tensors[i]] * 2), *tensors[i + 1 :])
     with exclusive, _quiet(verbose), torch.no_grad():
-        program = torch.export.export(
-            traced, tensors, dynamic_shapes=(tuple(shapes),) if dims else None, strict=False
-        )
+        program = torch.export.export(traced, tensors, dynamic_shapes=(tuple(shapes),) if dims else None, strict=False)
         _drop_assertions(program)
         exported = torch.onnx.export(program, dynamo=True, opset_version=opset, optimize=optimize, verbose=verbose)
     assert exported is not None

@@ -42,7 +42,7 @@ def private_copy(model: nn.Module) -> nn.Module:
     copied = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     for _, module in named_quantizers(copied):
         if hasattr(module, "_warned"):  # the export has a warning of its own for quantizers without statistics
-            module._warned = True
+            setattr(module, "_warned", True)  # noqa: B010
     return copied
 
 
@@ -62,8 +62,8 @@ class Watched:
     """A private copy of a model whose quantizations call a handler.
 
     Subclasses define ``on_quantizer(name, module, original, args, kwargs)`` and ``on_requantize(name, grid, value,
-    original)``; ``name`` is the quantizer's qualified name (for requantizing functions that of the module that runs them,
-    plus ``requantize``).
+    original)``; ``name`` is the quantizer's qualified name (for requantizing functions that of the module that runs
+    them, plus ``requantize``).
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -115,7 +115,7 @@ class redirected:  # noqa: N801  (a context manager, used as one)
         def requantize(grid: QuantTensor, value: Tensor) -> QuantTensor:
             return handler(grid, value, original) if threading.get_ident() == thread else original(grid, value)
 
-        QuantTensor.requantize = requantize  # type: ignore[method-assign]
+        QuantTensor.requantize = requantize  # type: ignore[method-assign, assignment]
 
     def __exit__(self, *exc: object) -> None:
         QuantTensor.requantize = self._original  # type: ignore[method-assign]

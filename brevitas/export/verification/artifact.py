@@ -1,8 +1,8 @@
 """Read an exported ONNX file: where its quantizers are, and copies of it that can be observed.
 
 A quantizer is found through the metadata that every export writes on its nodes. ``observed`` makes a copy whose outputs
-include every quantizer's result; ``isolated`` also lets everything behind a quantizer read a fresh graph input in its place,
-so that one run evaluates each layer on whatever codes are fed, whatever the layers before it computed.
+include every quantizer's result; ``isolated`` also lets everything behind a quantizer read a fresh graph input in its
+place, so that one run evaluates each layer on whatever codes are fed, whatever the layers before it computed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Artifact", "Cut", "Parameter", "read_artifact"]
 
 FED = "::model"
+_ON_GRID = g.GRID_PRESERVING | {"QuantizeLinear", "DequantizeLinear", "Clip", "Quant"}
 
 
 @dataclass(frozen=True)
@@ -104,29 +105,30 @@ class Artifact:
         _expose(copy, self.cuts)
         return copy, fed
 
-    def source_key(self, tensor: str) -> tuple[str, int] | None:
-        """The quantizer call on whose grid a tensor lies, past grid-preserving operations."""
-        made = {name: n for n in self.proto.graph.node for name in n.output}
-        node = made.get(tensor)
-        while node is not None:
-            key = _key(node)
-            if key is not None:
-                return key
-            if node.op_type not in g.GRID_PRESERVING and node.op_type not in ("QuantizeLinear", "DequantizeLinear", "Clip", "Quant"):
-                return None
-            node = made.get(node.input[0])
-        return None
-
-    def product_keys(self, output: str) -> tuple[tuple[str, int], tuple[str, int]] | None:
-        """Quantizer calls of data and weight whose product (plus a bias) an output is, else ``None``."""
+    def product_of(self, output: str) -> tuple[str | tuple[str, int], tuple[str, int]] | None:
+        """What an output is the product of: the data's quantizer call, or graph input, and the weight's call."""
         made = {name: n for n in self.proto.graph.node for name in n.output}
         node = made.get(output)
         if node is not None and node.op_type == "Add":
             node = next((made[i] for i in node.input if i in made and made[i].op_type == "MatMul"), None)
         if node is None or node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
             return None
-        data, weight = self.source_key(node.input[0]), self.source_key(node.input[1])
-        return (data, weight) if data is not None and weight is not None else None
+        data, weight = (_grid_source(made, tensor) for tensor in node.input[:2])
+        return None if data is None or not isinstance(weight, tuple) else (data, weight)
+
+
+def _grid_source(made: dict[str, onnx.NodeProto], tensor: str) -> str | tuple[str, int] | None:
+    """The quantizer call on whose grid a tensor lies, or the graph input it is, past grid-preserving operations."""
+    node = made.get(tensor)
+    while node is not None:
+        key = _key(node)
+        if key is not None:
+            return key
+        if node.op_type not in _ON_GRID:
+            return None
+        tensor = node.input[0]
+        node = made.get(tensor)
+    return tensor
 
 
 def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -190,8 +192,8 @@ def read_artifact(artifact: onnx.ModelProto | str | os.PathLike[str]) -> Artifac
                 read.cuts.append(Cut(key, node.input[0], "codes", zero_point.data_type))
     if not known and not {p.key for p in proto.metadata_props} >= {g.FORMAT}:
         raise ExportError(
-            "verify: the artifact carries no brevitas metadata (brevitas.quantizer on its nodes); export it with a manager of "
-            "brevitas.export, and keep metadata_props when other tools rewrite it"
+            "verify: the artifact carries no brevitas metadata (brevitas.quantizer on its nodes); export it with a "
+            "manager of brevitas.export, and keep metadata_props when other tools rewrite it"
         )
     return read
 

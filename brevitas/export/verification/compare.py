@@ -11,9 +11,9 @@ from brevitas.export.tracing.record import Record
 
 __all__ = ["ACCUMULATION", "TIE", "Comparison", "boundary_distance", "compare_activation"]
 
-# A pre-rounding value within this part of a rounding boundary may fall either way in float32 (shared/spec/exports.md 9.1).
+# A pre-rounding value within this part of a rounding boundary may fall either way in float32.
 TIE = 2.0**-18
-# So may one within this part of the sum of the absolute terms that made it, to which the error of a float32 sum is relative.
+# So may one within this part of the sum of absolute terms that made it: the error of a float32 sum is relative to that.
 ACCUMULATION = 2.0**-20
 
 
@@ -90,8 +90,8 @@ def compare_activation(
     """Add one chunk: codes of the model and of the artifact, and the float64 tensor that both rounded.
 
     A difference of one step is a tie where the exact value lies within :data:`TIE` of a boundary, relative to the
-    boundary, or within :data:`ACCUMULATION` of it, relative to ``magnitude()``, the sum of absolute terms (computed only
-    where the first does not decide). ``spread``: other differences may come from an earlier layer.
+    boundary, or within :data:`ACCUMULATION` of it, relative to ``magnitude()``, the sum of absolute terms (computed
+    only where the first does not decide). ``spread``: other differences may come from an earlier layer.
     """
     into.total += ours.size
     if ours.shape != theirs.shape:

@@ -1,7 +1,7 @@
 """The model's layers evaluated in float64 on its own codes: what each quantizer is given before it rounds.
 
-Between two quantizers lie sums of products of integers times a scale. In float64 they are exact far beyond the width of a
-rounding tie, so that the result says on which side of a boundary a value lies, or that it lies on the boundary.
+Between two quantizers lie sums of products of integers times a scale. In float64 they are exact far beyond the width of
+a rounding tie, so that the result says on which side of a boundary a value lies, or that it lies on the boundary.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class Float64Model(Watched):
 class MagnitudeModel(Watched):
     """Sums of absolute terms in place of sums: how much cancelled on the way to each quantizer.
 
-    The rounding error of a float32 sum is relative to the sum of its absolute terms, not to the result. Quantizers return
-    absolute values, batch norms scale by absolute factors, activation functions (slope at most 1) are left out.
+    The rounding error of a float32 sum is relative to the sum of its absolute terms, not to the result. Quantizers
+    return absolute values, batch norms scale by absolute factors, activation functions (slope at most 1) are left out.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -17,9 +17,10 @@ _HEADINGS = ("layer", "quantizer", "values", "equal", "ties", "diverged", "most 
 class Row:
     """One quantizer call, or one output of the model.
 
-    ``kind`` is weight, bias, activation or output. ``total`` values were compared: ``equal`` have the same code, ``ties``
-    differ by one step at a rounding boundary, ``diverged`` differ otherwise. ``most_steps`` is the greatest difference in
-    steps of the grid. Outputs that lie on no known grid have ``counted`` False and only ``max_abs_difference``.
+    ``kind`` is weight, bias, activation or output. ``total`` values were compared: ``equal`` have the same code,
+    ``ties`` differ by one step at a rounding boundary, ``diverged`` differ otherwise. ``most_steps`` is the greatest
+    difference in steps of the grid. Outputs that lie on no known grid have ``counted`` False and only
+    ``max_abs_difference``.
     """
 
     layer: str
@@ -102,8 +103,8 @@ class VerifyReport:
     def summary(self) -> str:
         """One or two lines: the counts, and the first difference."""
         lines = [
-            f"verify ({self.mode}, {self.runtime}): {self.total} integers, {self.equal} equal, {self.ties} ties of one step, "
-            f"{self.diverged} diverged"
+            f"verify ({self.mode}, {self.runtime}): {self.total} integers, {self.equal} equal, "
+            f"{self.ties} ties of one step, {self.diverged} diverged"
         ]
         first = self.first_divergence
         if first is not None:
@@ -131,7 +132,9 @@ class VerifyReport:
         lines = [_HEADINGS, *(row.cells() for row in self.rows)]
         widths = [max(len(line[i]) for line in lines) for i in range(len(_HEADINGS))]
         return "\n".join(
-            "  ".join(c.rjust(w) if 2 <= i <= 6 else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+            "  ".join(
+                c.rjust(w) if 2 <= i <= 6 else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
             for line in lines
         )
 
@@ -159,7 +162,8 @@ class VerifyReport:
         style = (
             "table.verify{border-collapse:collapse;font:14px sans-serif}.verify td,.verify th{padding:2px 10px;"
             "text-align:right;border-bottom:1px solid #ddd}.verify td:first-child,.verify td:nth-child(2),"
-            ".verify td:last-child{text-align:left}.verify .tie{background:#fff6d6}.verify .diverged{background:#ffd9d6}"
+            ".verify td:last-child{text-align:left}.verify .tie{background:#fff6d6}"
+            ".verify .diverged{background:#ffd9d6}"
         )
         caption = html.escape(self.summary).replace("\n", "<br>")
         return (

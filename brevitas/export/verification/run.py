@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from brevitas.errors import ExportError
+from brevitas.export.packages import require
+from brevitas.export.targets import get_target, list_targets
 from brevitas.export.tracing.canonical import flat_outputs
 from brevitas.export.tracing.record import Record, Recorder, Recording
 from brevitas.export.tracing.watch import float_value
-from brevitas.export.packages import require
-from brevitas.export.targets import get_target, list_targets
 from brevitas.export.verification.artifact import FED, Artifact, Cut, read_artifact
 from brevitas.export.verification.compare import Comparison, compare_activation
 from brevitas.export.verification.reference import Float64Model, MagnitudeModel
@@ -48,11 +48,11 @@ def verify(
     Args:
         model: the model the artifact was exported from; it is copied and never changed.
         artifact: what the manager returned, or the file.
-        inputs: a Tensor, a tuple of Tensors, or a QuantTensor, as the model takes; dimension 0 is the batch, of any size.
+        inputs: a Tensor, a tuple of Tensors, or a QuantTensor, as the model takes; dimension 0 is a batch of any size.
         runtime: 'onnxruntime' (float kernels, no fusion), 'onnxruntime-optimized', 'qonnx' or 'reference'; by default
             the one that reads the artifact's format.
-        mode: 'isolated' feeds each layer the model's own codes, so that a difference never spreads and must be explained
-            where it stands; 'end_to_end' runs the artifact on the inputs alone.
+        mode: 'isolated' feeds each layer the model's own codes, so that a difference never spreads and must be
+            explained where it stands; 'end_to_end' runs the artifact on the inputs alone.
         chunk: how many samples are run at once where the artifact's batch is dynamic.
 
     Returns:
@@ -92,14 +92,32 @@ class _Verification:
         self.records: dict[tuple[str, int], Record] = {}
 
     def rows(self, samples: list[Any], chunk: int) -> list[Row]:
+        """Run everything, chunk by chunk."""
+        self.input_scales = {
+            info.name: x.scale.detach().cpu().double()
+            for info, x in zip(self.artifact.inputs, samples, strict=True)
+            if isinstance(x, QuantTensor)
+        }
         for batch, used in _chunks(samples, self.artifact.fixed_batch, chunk):
             self._chunk(batch, used)
         rows = [_row(self.records[key], c) for key, c in self.comparisons.items()]
         for name, c in zip(self.artifact.output_names, self.outputs, strict=True):
             rows.append(
                 Row(
-                    "", "", name, 0, "output", c.total, c.equal, c.ties, c.diverged, c.most_steps, c.max_abs_difference,
-                    c.tie_distance, dict(c.causes), c.counted,
+                    "",
+                    "",
+                    name,
+                    0,
+                    "output",
+                    c.total,
+                    c.equal,
+                    c.ties,
+                    c.diverged,
+                    c.most_steps,
+                    c.max_abs_difference,
+                    c.tie_distance,
+                    dict(c.causes),
+                    c.counted,
                 )
             )
         return rows
@@ -130,11 +148,17 @@ class _Verification:
                 ours,
                 theirs,
                 exact,
-                lambda key=cut.key, shape=ours.shape: magnitudes()[key].numpy()[: shape[0] if shape else None],
+                functools.partial(self._magnitude, magnitudes, cut.key, ours.shape),
                 spread=not self.isolated and self._seen_difference,
             )
             self._seen_difference |= not np.array_equal(ours, theirs)
         self._compare_outputs(recording, results, by_key, used)
+
+    @staticmethod
+    def _magnitude(
+        magnitudes: Callable[[], dict[tuple[str, int], Tensor]], key: tuple[str, int], shape: tuple[int, ...]
+    ) -> np.ndarray:
+        return magnitudes()[key].numpy()[: shape[0]] if shape else magnitudes()[key].numpy()
 
     def _magnitudes(self, batch: list[Any], recording: Recording) -> dict[tuple[str, int], Tensor]:
         if self._magnitude_model is None:
@@ -142,7 +166,7 @@ class _Verification:
         return self._magnitude_model.run(batch, recording)
 
     def _start(self, by_key: dict[tuple[str, int], Record]) -> None:
-        keys = {c.key for c in (*self.artifact.cuts, *self.artifact.parameters)}
+        keys = {c.key for c in self.artifact.cuts} | {p.key for p in self.artifact.parameters}
         if keys != set(by_key):
             only_file = sorted({q for q, _ in keys - set(by_key)})
             only_model = sorted({q for q, _ in set(by_key) - keys})
@@ -171,23 +195,39 @@ class _Verification:
         """Grid of an output: its own scale, or that of the accumulator whose integers it holds."""
         if isinstance(x, QuantTensor):
             return x.scale.double().numpy()
-        keys = self.artifact.product_keys(name)
-        if keys is None or any(k not in by_key for k in keys):
+        product = self.artifact.product_of(name)
+        if product is None:
             return None
-        data, weight = (by_key[k].scale.double() for k in keys)
-        if data.numel() != 1:
+        source, weight_key = product
+        if isinstance(source, tuple):
+            data = by_key[source].scale.double() if source in by_key else None
+        else:
+            data = self.input_scales.get(source)
+        if data is None or data.numel() != 1 or weight_key not in by_key:
             return None
+        weight = by_key[weight_key].scale.double()
         scale = (data.reshape(()) * weight.reshape(-1)).numpy()
         rank = float_value(x).ndim
-        is_conv = by_key[keys[1]].value.ndim > 2
+        is_conv = by_key[weight_key].value.ndim > 2
         return scale.reshape((1, -1) + (1,) * (rank - 2)) if scale.size > 1 and is_conv else scale
 
 
 def _row(r: Record, c: Comparison) -> Row:
     kind = r.role if r.is_parameter else "activation"
     return Row(
-        r.layer, r.layer_class, r.quantizer, r.call, kind, c.total, c.equal, c.ties, c.diverged, c.most_steps, None,
-        c.tie_distance, dict(c.causes),
+        r.layer,
+        r.layer_class,
+        r.quantizer,
+        r.call,
+        kind,
+        c.total,
+        c.equal,
+        c.ties,
+        c.diverged,
+        c.most_steps,
+        None,
+        c.tie_distance,
+        dict(c.causes),
     )
 
 

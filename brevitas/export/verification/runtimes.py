@@ -31,7 +31,7 @@ def _onnxruntime(optimize: bool) -> Callable[[onnx.ModelProto], Session]:
         options = ort.SessionOptions()
         levels = ort.GraphOptimizationLevel
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
-        # Exact products: on x86 without VNNI, u8 x s8 kernels saturate unless told not to; MatMulNBits quantizes activations.
+        # Exact products: without VNNI, u8 x s8 kernels saturate unless told not to; MatMulNBits quantizes activations.
         options.add_session_config_entry("session.x64quantprecision", "1")
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         options.intra_op_num_threads = torch.get_num_threads()
@@ -115,11 +115,20 @@ def open_session(runtime: str, proto: onnx.ModelProto) -> Session:
     if runtime not in RUNTIMES:
         near = suggest(runtime, RUNTIMES)
         raise ExportError(
-            f"verify: unknown runtime {runtime!r}; known: {', '.join(RUNTIMES)}" + (f"; did you mean {near[0]!r}?" if near else "")
+            f"verify: unknown runtime {runtime!r}; known: {', '.join(RUNTIMES)}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
         )
     if any(n.domain == "qonnx.custom_op.general" for n in proto.graph.node) and runtime != "qonnx":
-        raise ExportError(f"verify: runtime {runtime!r} has no Quant operator; use runtime='qonnx' for a QONNX artifact")
-    return RUNTIMES[runtime](proto)
+        raise ExportError(
+            f"verify: runtime {runtime!r} has no Quant operator; use runtime='qonnx' for a QONNX artifact"
+        )
+    try:
+        return RUNTIMES[runtime](proto)
+    except ExportError:
+        raise
+    except Exception as error:  # each runtime has exception classes of its own
+        first = str(error).strip().partition("\n")[0]
+        raise ExportError(f"verify: {version_of(runtime)} does not load the artifact: {first}") from error
 
 
 def version_of(runtime: str) -> str:
