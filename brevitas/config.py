@@ -37,7 +37,8 @@ def read_flag(name: str, environ: Mapping[str, str] | None = None) -> bool:
     if word in _FALSE:
         return False
     raise QuantConfigError(
-        f"Environment variable {name}={text!r} is not a truth value. Expected one of {', '.join(_TRUE + _FALSE)} (any case)."
+        f"Environment variable {name}={text!r} is not a truth value. "
+        f"Expected one of {', '.join(_TRUE + _FALSE)} (any case)."
     )
 
 

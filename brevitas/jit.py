@@ -6,15 +6,15 @@
     ...     def forward(self, x):
     ...         return 2 * x
 
-With ``BREVITAS_JIT=0`` (the default) ``ScriptModule`` is ``torch.nn.Module``. With ``BREVITAS_JIT=1`` it is a module that
-keeps its Python class, state and methods, but whose call runs the TorchScript of itself and of everything below it. The
-script is compiled at the first call and again when something that it had to copy (a flag, a replaced buffer) changes, so
-the two modes give equal results by construction, and modules copy and pickle alike in both.
+With ``BREVITAS_JIT=0`` (the default) ``ScriptModule`` is ``torch.nn.Module``. With ``BREVITAS_JIT=1`` it is a module
+that keeps its Python class, state and methods, but whose call runs the TorchScript of itself and of everything below it.
+The script is compiled at the first call and again when something that it had to copy (a flag, a replaced buffer) changes,
+so the two modes give equal results by construction, and modules copy and pickle alike in both.
 """
 
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -93,4 +93,7 @@ def _script_without_caches(module: nn.Module) -> Any:
             owner.__dict__["_scripts"] = cache
 
 
-ScriptModule: type[nn.Module] = _LazilyScriptedModule if config.JIT_ENABLED else nn.Module
+if TYPE_CHECKING:
+    ScriptModule = nn.Module
+else:
+    ScriptModule = _LazilyScriptedModule if config.JIT_ENABLED else nn.Module

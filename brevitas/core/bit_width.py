@@ -52,6 +52,8 @@ class BitWidthConst(brevitas.jit.ScriptModule):
 class BitWidthStatefulConst(StatefulModule):
     """A fixed width that is part of the state dict, as ``bit_width``."""
 
+    bit_width: Tensor
+
     def __init__(self, bit_width: int) -> None:
         super().__init__()
         width = check_int("BitWidthStatefulConst", "bit_width", bit_width, 1, MAX_BIT_WIDTH)

@@ -6,11 +6,12 @@
     >>> restrict(stored)
     tensor([0.5000, 0.5000])
 
-``restrict_init_*`` map a linear value into the domain in which it is stored and learned; ``forward`` maps a stored value
-back, restricted.
+``restrict_init_*`` map a linear value into the domain in which it is stored and learned; ``forward`` maps a stored
+value back, restricted.
 """
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -148,7 +149,7 @@ class RestrictedThreshold(brevitas.jit.ScriptModule):
             raise QuantConfigError(
                 f"restrict_scaling_impl={impl!r} has no restrict_init_module(); see core.restrict_val."
             )
-        self.store_impl = impl.restrict_init_module()
+        self.store_impl: nn.Module = cast(_LinearRestrictValue, impl).restrict_init_module()
         self.is_power_of_two = isinstance(impl, PowerOfTwoRestrictValue)
         self.is_linear = isinstance(impl, _LinearRestrictValue)
         self.is_identity = type(impl) is FloatRestrictValue

@@ -32,6 +32,8 @@ _STRAY_KEYS = ("training", "zero_hw_sentinel")
 class StatelessBuffer(brevitas.jit.ScriptModule):
     """Returns a constant tensor, which moves with the module and is never in the state dict."""
 
+    value: Tensor
+
     def __init__(self, tensor: Tensor) -> None:
         super().__init__()
         self.register_buffer("value", tensor.detach().clone(), persistent=False)

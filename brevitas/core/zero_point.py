@@ -178,7 +178,8 @@ class ParameterZeroPoint(StatefulModule):
         )
         if init.numel() != 1 and tuple(init.shape) != shape:
             raise QuantConfigError(
-                f"{owner}: zero_point_init has shape {tuple(init.shape)}. Expected one value, or zero_point_shape={shape}."
+                f"{owner}: zero_point_init has shape {tuple(init.shape)}. "
+                f"Expected one value, or zero_point_shape={shape}."
             )
         self.shape = list(shape)
         self.value = learned_parameter((init if tuple(init.shape) == shape else init.reshape(())).expand(shape).clone())
@@ -281,7 +282,8 @@ class ParameterFromRuntimeMinZeroPoint(ParameterFromRuntimeZeroPoint):
 class ParameterFromStatsFromParameterZeroPoint(FollowThenLearn):
     """A learned zero point that starts as the low end of the parameter that it shifts.
 
-    Until the first training call it follows the parameter; that call stores the low end in ``value``, as its distance to 0.
+    Until the first training call it follows the parameter; that call stores the low end, as its distance to 0, in
+    ``value``.
 
     Args: those of :class:`StatsFromParameterZeroPoint`.
     """

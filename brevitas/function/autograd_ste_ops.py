@@ -10,6 +10,8 @@ A straight-through function passes the gradient of its output to its first input
 ``x + (f(x) - x).detach()`` would not reproduce ``f(x)`` bit for bit, hence the classes.
 """
 
+# ruff: noqa: D102 - forward and backward are what their class says
+
 from typing import Any
 
 import torch

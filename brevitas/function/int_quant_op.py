@@ -55,8 +55,8 @@ def _readable(t: Tensor) -> bool:
 def _bounds(bit_width: Tensor, signed: bool, narrow: bool, dtype: torch.dtype) -> tuple[Any, Any]:
     """Code range, as two numbers where that needs no synchronisation with a device, else as two tensors."""
     if _readable(bit_width):
-        b = float(bit_width)
-        power = 2.0 ** (b - 1.0) if signed else 2.0**b
+        width = float(bit_width)
+        power = 2.0 ** (width - 1.0) if signed else 2.0**width
         mantissa = 53 if dtype == torch.float64 else 24
         largest = min(power - (2.0 if narrow and not signed else 1.0), power * (1.0 - 2.0**-mantissa))
         lowest = (1.0 - power if narrow else -power) if signed else 0.0
@@ -117,8 +117,8 @@ def _forward(
 class IntQuantFn(Function):
     """Forward and hand-written backward of ``brevitas::int_quant``.
 
-    Saves nothing where only ``x`` needs a gradient and the clamp is straight-through, a mask where the clamp is not, and
-    the inputs where scale, zero point or bit width need one.
+    Saves nothing where only ``x`` needs a gradient and the clamp is straight-through, a mask where the clamp is not,
+    and the inputs where scale, zero point or bit width need one.
     """
 
     @staticmethod
@@ -235,7 +235,7 @@ def int_quant_reference(
     rounding: str = "ROUND",
     clamp_ste: bool = False,
 ) -> Tensor:
-    """The same function composed of smaller ones, differentiated by autograd: what :func:`int_quant` is tested against."""
+    """The same function composed of smaller ones and differentiated by autograd: the yardstick of :func:`int_quant`."""
     dtype = _compute_dtype(x)
     s, z, b = scale.to(dtype), zero_point.to(dtype), bit_width.to(dtype)
     code = _ROUND_STE[rounding](x.to(dtype) / s + z)

@@ -44,7 +44,7 @@ def round_to_zero(x: Tensor) -> Tensor:
 def tensor_clamp(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
     """``max(min(x, max_val), min_val)`` with broadcasting bounds.
 
-    Gradient to ``x`` inside, bounds included; to ``max_val`` where ``x > max_val``; to ``min_val`` where ``x < min_val``.
+    Gradient to ``x`` inside, bounds included; to ``max_val`` where x is above it; to ``min_val`` where x is below it.
     """
     if torch.jit.is_scripting():
         return torch.ops.brevitas.tensor_clamp(x, min_val, max_val)

@@ -1,4 +1,4 @@
-"""One instance of every core module in every configuration that changes what it computes, for the tests that walk over them."""
+"""One instance of every core module in every configuration that changes what it computes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +15,12 @@ from brevitas.core import stats as st
 from brevitas.core import zero_point as zp
 from brevitas.core.utils import SingleArgStatelessBuffer, StatelessBuffer
 
+Quantized = tuple[Tensor, Tensor, Tensor, Tensor]
+
 
 @dataclass(frozen=True)
 class Case:
-    """How to build a module and the inputs of one call; ``arity`` inputs need gradients."""
+    """How to build a module, and the inputs of one call."""
 
     build: Callable[[], nn.Module]
     inputs: Callable[[], tuple[Tensor, ...]]
@@ -148,6 +150,21 @@ def decoupled() -> nn.Module:
         zp.ZeroZeroPoint(),
         bw.BitWidthConst(4),
     )
+
+
+class TruncOfFixedSign(nn.Module):
+    """``TruncIntQuant`` without the argument that is no tensor."""
+
+    def __init__(self, impl: nn.Module) -> None:
+        super().__init__()
+        self.impl = impl
+
+    def forward(self, x: Tensor, scale: Tensor, zero_point: Tensor, input_bit_width: Tensor) -> Quantized:
+        return self.impl(x, scale, zero_point, input_bit_width, True)
+
+
+def _trunc_inputs() -> tuple[Tensor, ...]:
+    return (*batch(), torch.tensor(0.02), torch.tensor(3.0), torch.tensor(8.0))
 
 
 CASES: dict[str, Case] = {
@@ -312,4 +329,14 @@ CASES: dict[str, Case] = {
     "ClampedBinaryQuant": Case(lambda: q.ClampedBinaryQuant(sc.ParameterScaling(0.3)), batch),
     "ClampedBinaryQuant/ste": Case(lambda: q.ClampedBinaryQuant(sc.ParameterScaling(0.3), fw.TensorClampSte()), batch),
     "TernaryQuant": Case(lambda: q.TernaryQuant(sc.ParameterScaling(0.9), 0.5), batch),
+    **{
+        f"TruncIntQuant/{n}": Case(
+            lambda f=f, t=t: TruncOfFixedSign(q.TruncIntQuant(f(), bw.BitWidthConst(4), t())), _trunc_inputs
+        )
+        for n, f, t in (
+            ("floor", fw.FloorSte, q.TruncMsbScaling),
+            ("round", fw.RoundSte, q.TruncMsbScaling),
+            ("learned", fw.RoundSte, q.TruncScalingWrapper),
+        )
+    },
 }

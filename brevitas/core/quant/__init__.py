@@ -10,6 +10,7 @@ from brevitas.core.quant.int import (
 )
 from brevitas.core.quant.int_base import DecoupledIntQuant, IntQuant
 from brevitas.core.quant.ternary import TernaryQuant
+from brevitas.core.quant.trunc import TruncIntQuant, TruncMsbScaling, TruncScalingWrapper
 from brevitas.inject.enum import QuantType
 
 __all__ = [
@@ -24,4 +25,7 @@ __all__ = [
     "QuantType",
     "RescalingIntQuant",
     "TernaryQuant",
+    "TruncIntQuant",
+    "TruncMsbScaling",
+    "TruncScalingWrapper",
 ]

@@ -24,6 +24,8 @@ class _NoDelay(brevitas.jit.ScriptModule):
 
 
 class _DelayQuant(StatefulModule):
+    steps_left: Tensor
+
     def __init__(self, quant_delay_steps: int) -> None:
         super().__init__()
         self.register_buffer("steps_left", torch.tensor(quant_delay_steps, dtype=torch.int64))

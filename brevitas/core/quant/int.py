@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import brevitas.jit
 from brevitas.core._checks import check_module
 from brevitas.core.quant.int_base import DecoupledIntQuant, IntQuant
+from brevitas.core.quant.trunc import TruncIntQuant
 from brevitas.core.utils import StatelessBuffer
 from brevitas.function.ops import divide
 from brevitas.function.ops_ste import scalar_clamp_min_ste
@@ -33,6 +34,7 @@ __all__ = [
     "PrescaledRestrictIntQuant",
     "PrescaledRestrictIntQuantWithInputBitWidth",
     "RescalingIntQuant",
+    "TruncIntQuant",
 ]
 
 

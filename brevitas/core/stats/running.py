@@ -6,6 +6,7 @@ machines of the library, for quantities of activations and of parameters: scales
 
 from collections.abc import Callable, Sequence
 from typing import Any, List  # noqa: UP035 - TorchScript reads annotations of this kind
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,28 @@ DEFAULT_MOMENTUM = 0.1
 def check_momentum(owner: str, name: str, momentum: float | None) -> float | None:
     """``momentum`` in (0, 1], or ``None`` for the true average."""
     return None if momentum is None else check_number(owner, name, momentum, 0.0, 1.0, low_open=True)
+
+
+# Flags that were seen set, with the version of the tensor at that time. Reading a flag from a device waits for the
+# device; a flag that is set stays set until something writes to the tensor, which raises its version, or replaces it.
+_seen_set: WeakKeyDictionary[nn.Module, tuple[Tensor, int]] = WeakKeyDictionary()
+
+
+def is_set(owner: nn.Module, flag: Tensor) -> bool:
+    """``bool(flag)`` of a buffer of ``owner``, which synchronises with a device only until the flag is set."""
+    if flag.is_cpu:
+        return bool(flag)
+    return _is_set_remembered(owner, flag)
+
+
+def _is_set_remembered(owner: nn.Module, flag: Tensor) -> bool:
+    seen = _seen_set.get(owner)
+    if seen is not None and seen[0] is flag and seen[1] == flag._version:
+        return True
+    value = bool(flag)
+    if value and not flag.is_inference():
+        _seen_set[owner] = (flag, flag._version)
+    return value
 
 
 def _statistic_or_ones(
@@ -50,6 +73,10 @@ class RunningEstimate(StatefulModule):
 
     State: ``running_stats`` (in real units), ``counter`` (int64), ``initialised`` (bool).
     """
+
+    running_stats: Tensor
+    counter: Tensor
+    initialised: Tensor
 
     def __init__(self, shape: tuple[int, ...], momentum: float | None, start: float) -> None:
         super().__init__()
@@ -133,10 +160,10 @@ class CollectThenLearn(RunningEstimate):
     @brevitas.jit.script_method
     def quantity(self, x: Tensor) -> Tensor:
         """The quantity in this phase, of ``self.shape``."""
-        if not torch.jit.is_scripting():
-            if torch.compiler.is_compiling():
-                return self._quantity_without_branches(x)
-        if bool(self.initialised):
+        if not torch.jit.is_scripting() and torch.compiler.is_compiling():
+            return self._quantity_without_branches(x)
+        initialised = bool(self.initialised) if torch.jit.is_scripting() else is_set(self, self.initialised)
+        if initialised:
             return self.from_value()
         if not self.training:
             return self.from_estimate()
@@ -153,7 +180,7 @@ class CollectThenLearn(RunningEstimate):
 
     @torch.jit.unused
     def _quantity_without_branches(self, x: Tensor) -> Tensor:
-        """As :meth:`quantity`, with the phase selected inside the graph: no break and no recompilation from step to step.
+        """As :meth:`quantity`, with the phase selected inside the graph: no break, no recompilation per step.
 
         The statistic runs only while collecting.
         """
@@ -179,26 +206,27 @@ class CollectThenLearn(RunningEstimate):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         younger = ("running_stats", "counter", "initialised")
-        if prefix + "value" in state_dict or prefix + "learned_value" in state_dict:
-            if not any(prefix + key in state_dict for key in younger):
-                # Written by a release that knew only the learned value: it is in use.
-                state_dict[prefix + "running_stats"] = self.running_stats.detach()
-                state_dict[prefix + "counter"] = torch.full_like(self.counter, self.collect_stats_steps)
-                state_dict[prefix + "initialised"] = torch.ones_like(self.initialised)
+        has_value = prefix + "value" in state_dict or prefix + "learned_value" in state_dict
+        if has_value and not any(prefix + key in state_dict for key in younger):
+            # Written by a release that knew only the learned value: it is in use.
+            state_dict[prefix + "running_stats"] = self.running_stats.detach()
+            state_dict[prefix + "counter"] = torch.full_like(self.counter, self.collect_stats_steps)
+            state_dict[prefix + "initialised"] = torch.ones_like(self.initialised)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class FollowThenLearn(StatefulModule):
     """A quantity that follows a parameter until the first training call, and is learned from then on.
 
-    So weights that are loaded or replaced before training count. Sub-classes hold ``parameter_list_stats`` and say how a
-    statistic is stored (``to_stored``) and how the quantity comes back from a stored value (``learned``).
+    So weights that are loaded or replaced before training count. Sub-classes say how a statistic is stored
+    (``to_stored``) and how the quantity comes back from a stored value (``learned``).
 
     State: ``value`` (parameter) and ``initialised`` (bool).
     """
 
     legacy_keys = {"learned_value": "value"}
     shape: List[int]  # noqa: UP006
+    initialised: Tensor
 
     def __init__(self, shape: tuple[int, ...], parameter_list_stats: nn.Module) -> None:
         super().__init__()
@@ -221,14 +249,14 @@ class FollowThenLearn(StatefulModule):
 
     def refresh(self) -> None:
         """Recompute ``value`` from the tracked parameters; without effect once it is learned."""
-        tracked = self.parameter_list_stats.tracked_parameters
+        tracked: list[Tensor] = list(self.parameter_list_stats.tracked_parameters)  # type: ignore[arg-type]
         if tracked and not bool(self.initialised):
             with torch.no_grad():
                 self.value.copy_(self.stored_statistic(tracked[0]).view(self.value.shape))
 
     def set_tracked_parameters(self, parameters: Sequence[Tensor]) -> None:
         """Track these parameters from now on."""
-        self.parameter_list_stats.set_tracked_parameters(parameters)
+        self.parameter_list_stats.set_tracked_parameters(parameters)  # type: ignore[operator]
         self.refresh()
 
     def finish_following(self) -> None:
@@ -254,10 +282,10 @@ class FollowThenLearn(StatefulModule):
     @brevitas.jit.script_method
     def quantity(self, x: Tensor) -> Tensor:
         """The quantity in this phase, of ``self.shape``."""
-        if not torch.jit.is_scripting():
-            if torch.compiler.is_compiling():
-                return self._quantity_without_branches(x)
-        if not bool(self.initialised):
+        if not torch.jit.is_scripting() and torch.compiler.is_compiling():
+            return self._quantity_without_branches(x)
+        initialised = bool(self.initialised) if torch.jit.is_scripting() else is_set(self, self.initialised)
+        if not initialised:
             if not self.training:
                 return self.from_parameter(x)
             with torch.no_grad():

@@ -4,8 +4,8 @@
     >>> AbsPercentile(90)(torch.arange(1.0, 11.0)), AbsMinMax()(torch.tensor([-1.0, 3.0]))
     (tensor(9.), tensor(4.))
 
-``stats_reduce_dim=None`` reduces the whole tensor to a scalar; an int reduces that dimension. An interval always holds 0.
-float16 and bfloat16 are averaged in float32, and the result has the dtype of ``x``.
+``stats_reduce_dim=None`` reduces the whole tensor to a scalar; an int reduces that dimension. An interval
+always holds 0. float16 and bfloat16 are averaged in float32; the result has the dtype of ``x``.
 """
 
 import math

@@ -65,7 +65,7 @@ class InputViewStats(brevitas.jit.ScriptModule):
 
 
 class ParameterListStats(brevitas.jit.ScriptModule):
-    """Statistic of a parameter: of the input itself if one is tracked, of all tracked ones together if there are several.
+    """Statistic of the input if one parameter is tracked, of all tracked ones together if there are several.
 
     The list is a plain attribute: tracked parameters belong to their layers and are not in the state dict.
     """
