@@ -7,9 +7,9 @@
     ...         return 2 * x
 
 With ``BREVITAS_JIT=0`` (the default) ``ScriptModule`` is ``torch.nn.Module``. With ``BREVITAS_JIT=1`` it is a module
-that keeps its Python class, state and methods, but whose call runs the TorchScript of itself and of everything below it.
-The script is compiled at the first call and again when something that it had to copy (a flag, a replaced buffer) changes,
-so the two modes give equal results by construction, and modules copy and pickle alike in both.
+that keeps its Python class, state and methods, but whose call runs the TorchScript of itself and of all below it. The
+script is compiled at the first call and again when something that it had to copy (a flag, a replaced buffer) changes.
+So the two modes give equal results by construction, and modules copy and pickle alike in both.
 """
 
 import logging

@@ -19,7 +19,7 @@ _LIBRARY = torch.library.Library("brevitas", "FRAGMENT")
 def register(
     signature: str, function: type[Function], plain: Callable[..., Any], fake: Callable[..., Any] | None = None
 ) -> Any:
-    """Define ``brevitas::<signature>``; return its overload, which costs half a call of ``torch.ops.brevitas.<name>``."""
+    """Define ``brevitas::<signature>``; return its overload, half as dear to call as ``torch.ops.brevitas.<name>``."""
     name = signature.partition("(")[0]
     _LIBRARY.define(signature)
     # The plain kernel serves every backend, meta included; a backend overrides it with a kernel under its own key.

@@ -3,7 +3,7 @@
 >>> import torch
 >>> from brevitas.core.scaling import ConstScaling
 >>> TernaryQuant(ConstScaling(1.0), threshold=0.5)(torch.tensor([-2.0, 0.4, 0.6]))[0]
-tensor([-1., 0., 1.])
+tensor([-1.,  0.,  1.])
 """
 
 from typing import Tuple  # noqa: UP035 - TorchScript reads annotations of this kind

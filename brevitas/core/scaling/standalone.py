@@ -4,7 +4,7 @@
 >>> from brevitas.core.function_wrapper import OverTensorView
 >>> from brevitas.core.stats import AbsMax
 >>> scaling = ParameterFromRuntimeStatsScaling(2, AbsMax(), OverTensorView())
->>> [float(scaling(torch.tensor([t]))) for t in (1.0, 3.0, 100.0)]      # two calls collect, the third is learned
+>>> [scaling(torch.tensor([t])).item() for t in (1.0, 3.0, 100.0)]      # two calls collect, the third is learned
 [1.0, 3.0, 1.2000000476837158]
 """
 
