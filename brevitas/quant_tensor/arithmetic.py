@@ -21,7 +21,7 @@ from brevitas.quant_tensor.bit_width import (
 )
 from brevitas.quant_tensor.checks import one_element, require_same, require_same_scale, static_shape
 from brevitas.quant_tensor.dispatch import NARY, implements
-from brevitas.quant_tensor.metadata import align, carried_dims
+from brevitas.quant_tensor.metadata import align, carried_dims, fit
 from brevitas.quant_tensor.source import Source, same_scale, same_source
 from brevitas.quant_tensor.tensor import QuantTensor
 
@@ -61,55 +61,57 @@ def _added(op: str, func: Function, a: QuantTensor, b: QuantTensor, zero_point: 
 
 
 @implements("add", table=NARY)
-def _add(func: Function, a: Any, b: Any, alpha: Any = 1) -> Any:
-    if not _both(a, b) or alpha != 1:
+def _add(func: Function, input: Any, other: Any, alpha: Any = 1) -> Any:
+    if not _both(input, other) or alpha != 1:
         return None
-    width = sum_bit_width(a.bit_width, a.signed, b.bit_width, b.signed)
-    return _added("add", func, a, b, a.zero_point + b.zero_point, width)
+    width = sum_bit_width(input.bit_width, input.signed, other.bit_width, other.signed)
+    return _added("add", func, input, other, input.zero_point + other.zero_point, width)
 
 
 @implements("sub", "subtract", table=NARY)
-def _sub(func: Function, a: Any, b: Any, alpha: Any = 1) -> Any:
-    if not _both(a, b) or alpha != 1:
+def _sub(func: Function, input: Any, other: Any, alpha: Any = 1) -> Any:
+    if not _both(input, other) or alpha != 1:
         return None
-    width = difference_bit_width(a.bit_width, a.signed, b.bit_width, b.signed)
-    return _added("sub", func, a, b, a.zero_point - b.zero_point, width)
+    width = difference_bit_width(input.bit_width, input.signed, other.bit_width, other.signed)
+    return _added("sub", func, input, other, input.zero_point - other.zero_point, width)
 
 
 @implements("mul", "multiply", table=NARY)
-def _mul(func: Function, a: Any, b: Any) -> Any:
-    if not _both(a, b):
+def _mul(func: Function, input: Any, other: Any) -> Any:
+    if not _both(input, other):
         return None
-    shifted_a, shifted_b = a.is_shifted, b.is_shifted
-    width = product_bit_width(a.bit_width, b.bit_width, shifted_a, shifted_b)
+    shifted_a, shifted_b = input.is_shifted, other.is_shifted
+    width = product_bit_width(input.bit_width, other.bit_width, shifted_a, shifted_b)
     source = Source.derived("the result of mul", shifted=False)
-    return _product(func(a.value, b.value), a, b, width, shifted_a or shifted_b, source)
+    return _product(func(input.value, other.value), input, other, width, shifted_a or shifted_b, source)
 
 
 @implements("matmul", "__matmul__", table=NARY)
-def _matmul(func: Function, a: Any, b: Any) -> Any:
-    if not _both(a, b) or not all(one_element(field) for x in (a, b) for field in (x.scale, x.zero_point)):
+def _matmul(func: Function, input: Any, other: Any) -> Any:
+    if not _both(input, other) or not all(
+        one_element(field) for x in (input, other) for field in (x.scale, x.zero_point)
+    ):
         return None
-    value = func(a.value, b.value)
-    inner = static_shape(a.value)[-1]
-    shifted_a, shifted_b = a.is_shifted, b.is_shifted
+    value = func(input.value, other.value)
+    inner = static_shape(input.value)[-1]
+    shifted_a, shifted_b = input.is_shifted, other.is_shifted
     width = accumulator_bit_width(
-        a.bit_width,
-        b.bit_width,
+        input.bit_width,
+        other.bit_width,
         inner,
-        input_signed=a.signed,
-        weight_signed=b.signed,
+        input_signed=input.signed,
+        weight_signed=other.signed,
         input_shifted=shifted_a,
         weight_shifted=shifted_b,
     )
     source = Source.derived("the result of matmul", fan_in=inner, shifted=False)
-    return _product(value, a, b, width, shifted_a or shifted_b, source)
+    return _product(value, input, other, width, shifted_a or shifted_b, source)
 
 
 def _product(
     value: Tensor, a: QuantTensor, b: QuantTensor, width: Tensor, shifted: bool, source: Source
 ) -> QuantTensor:
-    scale, zero_point = a.scale * b.scale, a.zero_point.new_zeros(())
+    scale, zero_point = fit(a.scale * b.scale, value.dim()), a.zero_point.new_zeros(())
     signed = a.signed or b.signed or shifted
     return QuantTensor.unchecked(value, scale, zero_point, width, signed, a.training or b.training, source)
 

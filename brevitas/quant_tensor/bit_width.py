@@ -117,7 +117,7 @@ def product_range(a: CodeRange, b: CodeRange) -> CodeRange:
 
 
 def bits_for_range(lo: Tensor, hi: Tensor, signed: bool | None = None) -> Tensor:
-    """Smallest width whose integer range contains ``lo`` and ``hi``, as float64; at least 1.
+    """Smallest width whose integer range contains ``lo`` and ``hi``, as float64; at least 1, at least 2 if signed.
 
     >>> int(bits_for_range(torch.tensor(0.), torch.tensor(255.)))
     8
@@ -125,15 +125,14 @@ def bits_for_range(lo: Tensor, hi: Tensor, signed: bool | None = None) -> Tensor
     9
 
     The range is unsigned where ``lo`` >= 0, unless ``signed=True`` asks for a signed one. Unsigned:
-    ceil(log2(hi + 1)); signed: ceil(log2(max(-lo, hi + 1))) + 1.
+    ceil(log2(hi + 1)); signed: ceil(log2(max(-lo, hi + 1))) + 1, where one bit would be the bipolar codes.
     """
     lo, hi = lo.to(torch.float64), hi.to(torch.float64)
     magnitude = torch.maximum(-lo, hi + 1.0)
     bits = ceil_ste(torch.log2(magnitude))
     # From 2^49 on the logarithms of 2^k and 2^k + 1 are the same float64 number; a width must never be too small.
     bits = bits + (torch.exp2(bits.detach()) < magnitude).to(torch.float64)
-    bits = bits + (1.0 if signed else (lo < 0).to(torch.float64))
-    return bits.clamp(min=1.0)
+    return bits.clamp(min=1.0) + (1.0 if signed else (lo < 0).to(torch.float64))
 
 
 def accumulator_range(

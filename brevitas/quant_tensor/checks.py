@@ -96,7 +96,7 @@ def require(condition: Callable[[], Tensor], summary: str, message: Callable[[],
 def describe_source(source: Source | None) -> str:
     """The producer of a grid, with the path of its module where that is known."""
     if source is None:
-        return "a QuantTensor without a named producer"
+        return "an unnamed producer"
     if source.is_quantizer:
         found = find_module(lambda module: getattr(module, "source", None) == source)
         if found and found[0]:
