@@ -31,8 +31,7 @@ def expected(x, scale, zero_point, bits, signed, narrow, rounding, clamp_ste, gr
     inside = (code >= low) & (code <= high)
     nothing = torch.zeros_like(g)
     power = 2.0 ** (bits - 1) if signed else 2.0**bits
-    d_bound = torch.where(code > high, power * math.log(2), 0.0)
-    d_bound = d_bound + torch.where((code < low) & signed, -power * math.log(2), 0.0)
+    d_bound = ((code > high).double() - ((code < low) & signed).double()) * power * math.log(2)
     if clamp_ste:
         return (clamped - z) * s, g, g * (clamped - z - x / s), nothing, nothing
     return (
