@@ -174,9 +174,9 @@ def _grads_of_all(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_bit_width = torch.zeros_like(bit_width)
         if inside is not None:
             power = torch.exp2(bit_width.to(ctx.dtype) - 1.0) if signed else torch.exp2(bit_width.to(ctx.dtype))
-            d_bound = torch.where(code > high, 1.0, 0.0)
+            d_bound = (code > high).to(ctx.dtype)
             if signed:
-                d_bound = d_bound - torch.where(code < low, 1.0, 0.0)
+                d_bound = d_bound - (code < low).to(ctx.dtype)
             d_bound = d_bound * (power * math.log(2.0))
             grad_bit_width = (g * s * d_bound).sum_to_size(bit_width.shape).to(bit_width.dtype)
     return grad_x, grad_scale, grad_zero_point, grad_bit_width
