@@ -24,10 +24,12 @@ def explain(subject: Any, path: str | None = None) -> str:
 
     Args:
         subject: a proxy (``layer.weight_quant``), a quantizer class, or a model.
-        path: with a model, the qualified name of a proxy in it, for example ``'conv1.weight_quant'``; or of a layer, for all its
+        path: with a model, the qualified name of a proxy in it, for example ``'conv1.weight_quant'``; or of a
+            layer, for all its
             quantizers.
 
-    A quantizer class alone is not resolved, since what it resolves to depends on the layer: its declarations are listed.
+    A quantizer class alone is not resolved, since what it resolves to depends on the layer: its declarations are
+        listed.
 
     Raises:
         QuantConfigError: ``subject`` is none of these, or the model has nothing at ``path``.
@@ -43,7 +45,8 @@ def explain(subject: Any, path: str | None = None) -> str:
         if found:
             return "\n".join(f"{name}: {explain(proxy)}" for name, proxy in found.items())
     raise QuantConfigError(
-        f"explain({subject!r}): expected a proxy such as layer.weight_quant, a quantizer class, or a model with quantized layers"
+        f"explain({subject!r}): expected a proxy such as layer.weight_quant, a quantizer class, or a model with "
+        "quantized layers"
     )
 
 
@@ -51,7 +54,9 @@ def _at(model: nn.Module, path: str) -> nn.Module:
     modules = dict(model.named_modules())
     if path not in modules:
         near = injector.suggest(path, [n for n in modules if n])
-        raise QuantConfigError(f"explain: the model has no module '{path}'" + (f"; nearest: {', '.join(near)}" if near else ""))
+        raise QuantConfigError(
+            f"explain: the model has no module '{path}'" + (f"; nearest: {', '.join(near)}" if near else "")
+        )
     return modules[path]
 
 

@@ -14,9 +14,18 @@ declaration never share state by accident; ``module`` and ``tracked_parameter_li
 """
 
 import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from injector import BaseInjector, DependencyError, ExtendedInjector, Injector, register_copy_rule, this, value
 from torch import nn
+
+from injector import BaseInjector, DependencyError, ExtendedInjector, Injector, register_copy_rule, this
+
+if TYPE_CHECKING:
+    # To a type checker, an attribute declared as a function may be overridden by a plain value, and the reverse.
+    def value(function: Callable[..., Any]) -> Any: ...  # noqa: D103
+else:
+    from injector import value
 
 __all__ = ["BaseInjector", "DependencyError", "ExtendedInjector", "Injector", "this", "value"]
 

@@ -1,4 +1,4 @@
-"""From the arguments of a layer to its proxies: which keyword belongs to which quantizer, and what may be passed at all."""
+"""From the arguments of a layer to its proxies: which keyword belongs to which quantizer, and what may be passed."""
 
 from __future__ import annotations
 
@@ -98,7 +98,8 @@ def _unknown_keyword(
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     prefixes = ", ".join(f"{s.prefix}… ({s.argument})" for s in slots)
     return UnknownOptionError(
-        f"{type(layer).__name__} ({location}): unknown option '{keyword}' = {given!r}.{hint}\n  quantizer options start with {prefixes}"
+        f"{type(layer).__name__} ({location}): unknown option '{keyword}' = {given!r}.{hint}\n  quantizer options "
+        f"start with {prefixes}"
     )
 
 
@@ -110,7 +111,8 @@ def _build(layer: nn.Module, slot: Slot, overrides: dict[str, Any], location: So
     quantizer = role.off if slot.quant is None else slot.quant
     if not is_quantizer(quantizer):
         raise QuantConfigError(
-            f"{site}={quantizer!r}: expected None, a quantizer class such as brevitas.quant.{_example(slot.role)}, or a proxy of the "
+            f"{site}={quantizer!r}: expected None, a quantizer class such as brevitas.quant.{_example(slot.role)}, or "
+            "a proxy of the "
             f"role '{slot.role}'"
         )
     if overrides:
@@ -128,20 +130,24 @@ def _example(role: str) -> str:
 def _share(layer: nn.Module, slot: Slot, proxy: nn.Module, overrides: dict[str, Any], site: Site) -> nn.Module:
     role = getattr(proxy, "role", slot.role)
     if role != slot.role or not isinstance(proxy, _ROLES[slot.role].protocol):
-        given = f"a proxy of role '{role}'" if role != slot.role else f"a {type(proxy).__name__}, which is no quantizer proxy"
+        given = (
+            f"a proxy of role '{role}'"
+            if role != slot.role
+            else f"a {type(proxy).__name__}, which is no quantizer proxy"
+        )
         raise QuantConfigError(
-            f"{site}: got {given}; {slot.argument} needs a proxy of role '{slot.role}'. Pass a layer's own proxy, for example "
+            f"{site}: got {given}; {slot.argument} needs a proxy of role '{slot.role}'. Pass a layer's own proxy, for "
+            "example "
             f"other_layer.{slot.argument}, not the layer"
         )
     if overrides:
         names = ", ".join(site.written(o) for o in overrides)
         raise QuantConfigError(
-            f"{site}: {names} cannot change a quantizer that is shared with another layer; set it where the quantizer is made, or "
+            f"{site}: {names} cannot change a quantizer that is shared with another layer; set it where the quantizer "
+            "is made, or "
             "pass a quantizer class"
         )
     add = getattr(proxy, "add_tracked_module", None)
     if add is not None:
         add(layer)
     return proxy
-
-

@@ -20,7 +20,8 @@ _CACHES = {"input": "_cached_input", "output": "_cached_output", "act": "_cached
 def quantity_getter(part: str, quantity: str) -> Callable[[Any], Tensor | None]:
     """A method that returns a quantizer's scale, zero point or bit width.
 
-    From the quantizer ``<part>_quant`` if it is on, else from the last eval forward if the layer caches it, else ``None``.
+    From the quantizer ``<part>_quant`` if it is on, else from the last eval forward if the layer caches it, else
+    ``None``.
     """
 
     def get(self: Any) -> Tensor | None:

@@ -27,6 +27,10 @@ class QuantNonLinearActLayer(QuantLayerMixin, InputGetters):
     An instance holds one set of statistics: use one instance per place in the network.
     """
 
+    # Set by the slots below.
+    act_quant: Any
+    input_quant: Any
+
     is_act_quant_enabled = enabled_property("act")
     is_quant_act_signed = signed_property("act")
     is_quant_act_narrow_range = narrow_property("act")
@@ -56,7 +60,7 @@ class QuantNonLinearActLayer(QuantLayerMixin, InputGetters):
         assert isinstance(self, nn.Module)
         attach_quantizers(self, slots, keywords)
 
-    def forward(self, input: Tensor | QuantTensor) -> Tensor | QuantTensor:  # noqa: A002
+    def forward(self, input: Any) -> Any:
         """The activated, quantized input.
 
         Args:
@@ -67,7 +71,7 @@ class QuantNonLinearActLayer(QuantLayerMixin, InputGetters):
         """
         self._cache_input(input)
         if self.input_quant.is_quant_enabled:
-            input = self.input_quant(input)  # noqa: A001
+            input = self.input_quant(input)
         y = self.act_quant(input)
         if self.return_quant_tensor and not isinstance(y, QuantTensor):
             raise self.metadata_error(
@@ -126,6 +130,8 @@ class QuantIdentity(QuantNonLinearActLayer, nn.Identity):
         QuantConfigError: an option that is unknown, has no effect, or is illegal.
     """
 
-    def __init__(self, act_quant: Any = Int8ActPerTensorFloat, return_quant_tensor: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, act_quant: Any = Int8ActPerTensorFloat, return_quant_tensor: bool = False, **kwargs: Any
+    ) -> None:
         nn.Identity.__init__(self)
         self._init_activation(None, True, act_quant, None, return_quant_tensor, kwargs)

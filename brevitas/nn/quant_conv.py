@@ -39,7 +39,7 @@ class _QuantConv(QuantWeightBiasInputOutputLayer):
     in_channels: int
     groups: int
     padding_type: str
-    padding_mode: str
+    padding_mode: Any
     padding: Any
 
     def _check_padding(self, padding: Any, padding_type: str, padding_mode: str) -> str:
@@ -49,17 +49,20 @@ class _QuantConv(QuantWeightBiasInputOutputLayer):
             near = suggest(str(padding_type), known)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise QuantConfigError(
-                f"{type(self).__name__}: padding_type = {padding_type!r} is not legal: expected 'standard' or 'same'.{hint}"
+                f"{type(self).__name__}: padding_type = {padding_type!r} is not legal: expected 'standard' or "
+                f"'same'.{hint}"
             )
         same = padding_type == "same" or padding == "same"
         if padding_type == "same" and padding not in (0, "same") and any(p != 0 for p in _tuple(padding)):
             raise QuantConfigError(
-                f"{type(self).__name__}: padding_type = 'same' computes the padding itself, and padding = {padding!r} contradicts "
+                f"{type(self).__name__}: padding_type = 'same' computes the padding itself, and padding = {padding!r} "
+                "contradicts "
                 "it; leave padding at 0"
             )
         if same and padding_mode != "zeros":
             raise QuantConfigError(
-                f"{type(self).__name__}: padding_type = 'same' pads with zeros, and padding_mode = {padding_mode!r} contradicts it; "
+                f"{type(self).__name__}: padding_type = 'same' pads with zeros, and padding_mode = {padding_mode!r} "
+                "contradicts it; "
                 "use padding_mode = 'zeros'"
             )
         return "same" if same else "standard"
@@ -105,11 +108,13 @@ class QuantConv2d(_QuantConv, nn.Conv2d):
     (torch.Size([1, 8, 6, 6]), torch.Size([8, 1, 1, 1]))
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as for
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
+            dtype: as for
             ``torch.nn.Conv2d``.
-        padding_type: ``'standard'``, or ``'same'`` for an output of ceil(input / stride); so does ``padding='same'``, here with
-            strides too.
-        weight_quant, bias_quant, input_quant, output_quant: quantizer class, proxy of another layer to share, or ``None``.
+        padding_type: ``'standard'``, or ``'same'`` for an output of ceil(input / stride); ``padding='same'`` means the
+            same, here with strides too.
+        weight_quant, bias_quant, input_quant, output_quant: quantizer class, proxy of another layer to share, or
+            ``None``.
         return_quant_tensor: return a ``QuantTensor``.
         **kwargs: directives with the prefixes ``weight_``, ``bias_``, ``input_``, ``output_``.
 

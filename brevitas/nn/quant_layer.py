@@ -89,7 +89,10 @@ def _producer(tensor: Tensor) -> tuple[str, str]:
     if found is not None:
         name, module = found
         who = f"{type(module).__name__} '{name}'" if name else type(module).__name__
-        return f"a plain Tensor returned by {who} (return_quant_tensor=False)", f"set return_quant_tensor=True on '{name}'"
+        return (
+            f"a plain Tensor returned by {who} (return_quant_tensor=False)",
+            f"set return_quant_tensor=True on '{name}'",
+        )
     function = dropped_by(tensor)
     if function is not None:
         return (

@@ -25,11 +25,13 @@ class QuantLinear(QuantWeightBiasInputOutputLayer, nn.Linear):
 
     Args:
         in_features, out_features, bias, device, dtype: as for ``torch.nn.Linear``.
-        weight_quant, bias_quant, input_quant, output_quant: quantizer class, proxy of another layer to share, or ``None``.
+        weight_quant, bias_quant, input_quant, output_quant: quantizer class, proxy of another layer to share, or
+            ``None``.
         return_quant_tensor: return a ``QuantTensor``.
         **kwargs: directives with the prefixes ``weight_``, ``bias_``, ``input_``, ``output_``.
 
-    Input (..., in_features), output (..., out_features). The output's scale, where there is one, varies along the last dim.
+    Input (..., in_features), output (..., out_features). The output's scale, where there is one, varies along the
+    last dim.
 
     Raises:
         QuantConfigError: an option that is unknown, has no effect, or is illegal.

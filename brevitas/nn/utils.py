@@ -72,7 +72,8 @@ def merge_bn(layer: Any, bn: Any, output_channel_dim: int = 0) -> None:
     """
     if bn.running_mean is None or bn.running_var is None:
         raise QuantConfigError(
-            f"{type(bn).__name__} has no running statistics (track_running_stats=False), so in eval mode it is no fixed factor that "
+            f"{type(bn).__name__} has no running statistics (track_running_stats=False), so in eval mode it is no "
+            "fixed factor that "
             "could be merged"
         )
     weight = layer.weight
@@ -80,7 +81,8 @@ def merge_bn(layer: Any, bn: Any, output_channel_dim: int = 0) -> None:
     channels = weight.shape[output_channel_dim] * groups
     if bn.num_features != channels:
         raise QuantConfigError(
-            f"{type(bn).__name__} has {bn.num_features} features, and {type(layer).__name__} has {channels} output channels"
+            f"{type(bn).__name__} has {bn.num_features} features, and {type(layer).__name__} has {channels} output "
+            "channels"
         )
     factor, summand = mul_add_from_bn(bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The data flow of layers with a weight: quantize input, weight and bias, compute in float, derive the output's metadata."""
+"""Layers with a weight: quantize input, weight and bias, compute in float, derive the output's metadata."""
 
 from __future__ import annotations
 
@@ -48,9 +48,14 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
     quant_output_zero_point = quantity_getter("output", "zero_point")
     quant_output_bit_width = quantity_getter("output", "bit_width")
 
-    weight: Tensor
-    bias: Tensor | None
+    # Set by torch's constructor and by the slots below.
+    weight: Any
+    bias: Any
     out_channels: int
+    weight_quant: Any
+    bias_quant: Any
+    input_quant: Any
+    output_quant: Any
 
     def _init_quantizers(
         self,
@@ -95,11 +100,12 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
         """The float operation on quantized values."""
         raise NotImplementedError
 
-    def forward(self, input: Tensor | QuantTensor) -> Tensor | QuantTensor:  # noqa: A002
+    def forward(self, input: Any) -> Any:
         """The layer on quantized values.
 
         Args:
-            input: as for the ``torch.nn`` layer; a ``QuantTensor`` brings the scale that ``bias_quant`` and the output's
+            input: as for the ``torch.nn`` layer; a ``QuantTensor`` brings the scale that ``bias_quant`` and the
+                output's
                 metadata need.
 
         Raises:
@@ -132,7 +138,9 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
                 f"{preset} needs the input scale", x, f"set input_quant= on {self._here()}", own_scale
             )
         if not isinstance(weight, QuantTensor):
-            raise self.metadata_error(f"{preset} needs the weight scale, and weight_quant is off", None, "set weight_quant=", own_scale)
+            raise self.metadata_error(
+                f"{preset} needs the weight scale, and weight_quant is off", None, "set weight_quant=", own_scale
+            )
         self._check_input_scale(x)
         scale = self._accumulator_scale(x, weight)
         width = self._accumulator_bit_width(x, weight, None) if self.bias_quant.requires_input_bit_width else None
@@ -141,7 +149,8 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
     def _check_input_scale(self, x: QuantTensor) -> None:
         if x.scale.numel() > 1 and not self.channelwise_separable:
             raise self.metadata_error(
-                f"a per-tensor input scale is needed, and the input has one of shape {tuple(x.scale.shape)}: products of different "
+                f"a per-tensor input scale is needed, and the input has one of shape {tuple(x.scale.shape)}: products "
+                "of different "
                 "scales cannot be added as integers",
                 None,
                 "set scaling_per_output_channel=False on the quantizer of the input",
@@ -156,17 +165,28 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
         output = f"set output_quant= on {self._here()}"
         if not isinstance(x, QuantTensor):
             raise self.metadata_error(
-                "return_quant_tensor=True needs the input scale", x, f"set input_quant= on {self._here()}", output, use_plain
+                "return_quant_tensor=True needs the input scale",
+                x,
+                f"set input_quant= on {self._here()}",
+                output,
+                use_plain,
             )
         if not isinstance(weight, QuantTensor):
             raise self.metadata_error(
-                "return_quant_tensor=True needs weight quantization, and weight_quant is off", None, "set weight_quant=", output, use_plain
+                "return_quant_tensor=True needs weight quantization, and weight_quant is off",
+                None,
+                "set weight_quant=",
+                output,
+                use_plain,
             )
         if self.bias is not None and not (quant_bias is not None and self.bias_quant.requires_input_scale):
             found = "is in float" if quant_bias is None else "has a scale of its own"
             raise self.metadata_error(
-                f"return_quant_tensor=True needs a bias on the accumulator grid, and the bias {found}", None,
-                "set bias_quant=Int8Bias, Int16Bias or Int32Bias", output, use_plain,
+                f"return_quant_tensor=True needs a bias on the accumulator grid, and the bias {found}",
+                None,
+                "set bias_quant=Int8Bias, Int16Bias or Int32Bias",
+                output,
+                use_plain,
             )
         self._check_input_scale(x)
         signed = bool(x.signed or weight.signed or _shifted(x) or _shifted(weight))
@@ -223,7 +243,9 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
         """
         weight = self.quant_weight()
         if not isinstance(weight, QuantTensor):
-            raise self.metadata_error("int_weight() needs weight quantization, and weight_quant is off", None, "set weight_quant=")
+            raise self.metadata_error(
+                "int_weight() needs weight quantization, and weight_quant is off", None, "set weight_quant="
+            )
         return weight.int(float_datatype)
 
     def quant_bias(self) -> Tensor | QuantTensor | None:
@@ -257,4 +279,3 @@ def _shifted(x: QuantTensor) -> bool:
     if torch.compiler.is_compiling():
         return True
     return bool((x.zero_point != 0).any())
-

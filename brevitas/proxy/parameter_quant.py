@@ -67,7 +67,7 @@ class _ParameterQuantProxy(QuantProxyFromInjector):
         super()._resolve()
         self._trackers = self._find_trackers()
 
-    def _find_trackers(self) -> list[nn.Module]:
+    def _find_trackers(self) -> list[Any]:
         if self.tensor_quant is None:
             return []
         return [m for m in self.tensor_quant.modules() if hasattr(m, "set_tracked_parameters")]
@@ -77,7 +77,7 @@ class _ParameterQuantProxy(QuantProxyFromInjector):
         if self.tensor_quant is None:
             return x
         y, scale, zero_point, bit_width = self._evaluate_on(x)
-        return QuantTensor.unchecked(y, scale, zero_point, bit_width, self._signed, False, self.source)
+        return self._quant_tensor(y, scale, zero_point, bit_width, False)
 
     def _evaluate(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         parameters = self._tracked_parameters()
@@ -117,7 +117,7 @@ class WeightQuantProxyFromInjector(_ParameterQuantProxy):
             return x
         self._follow_replaced_parameters()
         y, scale, zero_point, bit_width = self.tensor_quant(x)
-        return QuantTensor.unchecked(y, scale, zero_point, bit_width, self._signed, self.training, self.source)
+        return self._quant_tensor(y, scale, zero_point, bit_width, self.training)
 
     def _evaluate_on(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         assert self.tensor_quant is not None
@@ -175,7 +175,7 @@ class BiasQuantProxyFromInjector(_ParameterQuantProxy):
                 y, scale, zero_point, bit_width = self.tensor_quant(x, scale_needed)
             if not self.training and not torch.compiler.is_compiling():
                 self._accumulator = (scale_needed.detach(), None if width is None else width.detach())
-        return QuantTensor.unchecked(y, scale, zero_point, bit_width, self._signed, self.training, self.source)
+        return self._quant_tensor(y, scale, zero_point, bit_width, self.training)
 
     def _required(self, given: Tensor | None, what: str) -> Tensor:
         if given is None:
@@ -188,7 +188,8 @@ class BiasQuantProxyFromInjector(_ParameterQuantProxy):
         if self.requires_input_scale:
             if self._accumulator is None:
                 raise QuantMetadataError(
-                    f"{self.site}: {self.quant_injector.__name__} takes its scale from the input, and no input has been "
+                    f"{self.site}: {self.quant_injector.__name__} takes its scale from the input, and no input has "
+                    "been "
                     "seen; run one forward in eval mode first"
                 )
             arguments = tuple(a for a in self._accumulator if a is not None)

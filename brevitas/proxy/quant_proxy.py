@@ -14,7 +14,7 @@ from brevitas import config
 from brevitas.core.zero_point import ZeroZeroPoint
 from brevitas.errors import QuantConfigError
 from brevitas.quant.strict import Site, resolve_quantizer
-from brevitas.quant_tensor import Source
+from brevitas.quant_tensor import QuantTensor, Source
 from injector import Resolution
 
 __all__ = ["QuantProxyFromInjector", "eval_mode"]
@@ -82,13 +82,20 @@ class QuantProxyFromInjector(nn.Module):
         self._install(values["tensor_quant"], values)
         self._signed: bool | None = values.get("signed")
         self._narrow_range: bool | None = values.get("narrow_range")
-        self.source = Source.new(f"{self.site.layer}.{self.site.argument}", shifted=_is_shifted(self._resolved_module()))
+        self.source = Source.new(
+            f"{self.site.layer}.{self.site.argument}", shifted=_is_shifted(self._resolved_module())
+        )
 
     def _install(self, tensor_quant: nn.Module | None, values: dict[str, Any]) -> None:
         self.tensor_quant = tensor_quant
 
-    def _resolved_module(self) -> nn.Module | None:
+    def _resolved_module(self) -> Any:
         return self.tensor_quant
+
+    def _quant_tensor(
+        self, y: Tensor, scale: Tensor, zero_point: Tensor, bit_width: Tensor, training: bool
+    ) -> QuantTensor:
+        return QuantTensor.unchecked(y, scale, zero_point, bit_width, bool(self._signed), training, self.source)
 
     @property
     def is_quant_enabled(self) -> bool:
@@ -107,7 +114,7 @@ class QuantProxyFromInjector(nn.Module):
 
     @property
     def rounding_mode(self) -> str | None:
-        """``'ROUND'``, ``'CEIL'``, ``'FLOOR'``, ``'ROUND_TO_ZERO'``, the class name of another rounding; ``None`` if off."""
+        """``'ROUND'``, ``'CEIL'``, ``'FLOOR'``, ``'ROUND_TO_ZERO'``, or another rounding's class; ``None`` if off."""
         quantizer = self._resolved_module()
         int_quant = getattr(quantizer, "int_quant", None)
         rounding = getattr(int_quant, "float_to_int_impl", None)
@@ -186,7 +193,11 @@ def _keep_state(old: nn.Module, new: nn.Module) -> None:
     if isinstance(new, torch.jit.ScriptModule):
         new.load_state_dict(old.state_dict(), strict=False)
         return
-    old_parameters, old_buffers, persistent = dict(old.named_parameters()), dict(old.named_buffers()), old.state_dict().keys()
+    old_parameters, old_buffers, persistent = (
+        dict(old.named_parameters()),
+        dict(old.named_buffers()),
+        old.state_dict().keys(),
+    )
     for name, parameter in list(new.named_parameters()):
         kept = old_parameters.get(name)
         if kept is not None and kept.shape == parameter.shape:
@@ -199,5 +210,7 @@ def _keep_state(old: nn.Module, new: nn.Module) -> None:
         owner, _, leaf = name.rpartition(".")
         # Constants of the declaration may depend on the layers, so they are taken anew.
         same = name in persistent and kept_buffer.shape == buffer.shape
-        new.get_submodule(owner)._buffers[leaf] = kept_buffer if same else buffer.to(kept_buffer.device, kept_buffer.dtype)
+        new.get_submodule(owner)._buffers[leaf] = (
+            kept_buffer if same else buffer.to(kept_buffer.device, kept_buffer.dtype)
+        )
     new.train(old.training)

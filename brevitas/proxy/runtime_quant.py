@@ -57,14 +57,14 @@ class ActQuantProxyFromInjector(QuantProxyFromInjector):
     role = "act"
 
     def _install(self, tensor_quant: nn.Module | None, values: dict[str, Any]) -> None:
-        activation = values.get("act_impl")
+        activation: Any = values.get("act_impl")
         if inspect.isclass(activation):
             activation = activation()
         self.passthrough_act = bool(values.get("passthrough_act", False))
         self.fused_activation_quant_proxy = FusedActivationQuantProxy(activation, tensor_quant)
         self._warned = False
 
-    def _resolved_module(self) -> nn.Module | None:
+    def _resolved_module(self) -> Any:
         return self.fused_activation_quant_proxy.tensor_quant
 
     @property
@@ -89,7 +89,7 @@ class ActQuantProxyFromInjector(QuantProxyFromInjector):
             self._warn_if_never_calibrated()
         value = x.value if isinstance(x, QuantTensor) else x
         y, scale, zero_point, bit_width = fused(value)
-        return QuantTensor.unchecked(y, scale, zero_point, bit_width, self._signed, self.training, self.source)
+        return self._quant_tensor(y, scale, zero_point, bit_width, self.training)
 
     def _without_quantizer(self, x: Tensor | QuantTensor) -> Tensor | QuantTensor:
         activation = self.fused_activation_quant_proxy.activation_impl
@@ -103,7 +103,7 @@ class ActQuantProxyFromInjector(QuantProxyFromInjector):
         if quantizer is None:
             return False
         flags = [
-            (bool(m.initialised), int(m.counter))
+            (bool(m._buffers["initialised"]), int(m._buffers["counter"]))  # type: ignore[arg-type]
             for m in quantizer.modules()
             if "counter" in m._buffers and "initialised" in m._buffers
         ]
@@ -118,7 +118,8 @@ class ActQuantProxyFromInjector(QuantProxyFromInjector):
         found = find_module(lambda m: any(child is self for child in m.children()))
         where = f"{type(found[1]).__name__} '{found[0]}'" if found and found[0] else self.site.layer
         warnings.warn(
-            f"{where}: {self.site.argument} ({self.quant_injector.__name__}) is evaluated before it has seen any data in training "
+            f"{where}: {self.site.argument} ({self.quant_injector.__name__}) is evaluated before it has seen any data "
+            "in training "
             "mode; its threshold is the initial 1. Train or calibrate first.",
             UserWarning,
             stacklevel=3,
@@ -129,4 +130,3 @@ class ActQuantProxyFromInjector(QuantProxyFromInjector):
         assert quantizer is not None
         with eval_mode(quantizer):
             return quantizer(self._probe())
-

@@ -5,6 +5,8 @@
 <RestrictValueType.POWER_OF_TWO: 'POWER_OF_TWO'>
 """
 
+from typing import Any
+
 from brevitas.quant.base import (
     IntQuant,
     MaxStatsScaling,
@@ -40,7 +42,9 @@ class Int8ActPerTensorFixedPoint(IntQuant, ParamFromRuntimePercentileScaling, Pe
     """Activations in [-128, 127]; scale = t / 128, t a power of two, learned in log2 from the percentile of abs x."""
 
 
-class Uint8ActPerTensorFixedPoint(UintQuant, ParamFromRuntimePercentileScaling, PerTensorPoTScaling8bit, ActQuantSolver):
+class Uint8ActPerTensorFixedPoint(
+    UintQuant, ParamFromRuntimePercentileScaling, PerTensorPoTScaling8bit, ActQuantSolver
+):
     """Activations in [0, 255]; scale = t / 256, t a power of two, learned in log2 from the percentile of abs x."""
 
 
@@ -51,11 +55,11 @@ class Int8ActPerTensorFixedPointMinMaxInit(IntQuant, ParamMinMaxInitScaling, Per
 class Uint8ActPerTensorFixedPointMaxInit(UintQuant, ParamMinMaxInitScaling, PerTensorPoTScaling8bit, ActQuantSolver):
     """Activations in [0, 255]; scale = t / 256, t a power of two learned from the declared max_val."""
 
-    min_val = 0.0
+    min_val: Any = 0.0
 
 
 class Int8BiasPerTensorFixedPointInternalScaling(IntQuant, MaxStatsScaling, PerTensorPoTScaling8bit, BiasQuantSolver):
     """A bias in [-128, 127] with a power-of-two scale of its own, 2^ceil(log2 max abs b) / 128."""
 
-    requires_input_scale = False
-    requires_input_bit_width = False
+    requires_input_scale: Any = False
+    requires_input_bit_width: Any = False

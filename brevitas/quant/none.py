@@ -5,6 +5,8 @@
 True
 """
 
+from typing import Any
+
 from brevitas.inject import ExtendedInjector
 from brevitas.inject.enum import QuantType
 from brevitas.quant.solver import ActQuantSolver, BiasQuantSolver, WeightQuantSolver
@@ -13,7 +15,7 @@ __all__ = ["NoneActQuant", "NoneBiasQuant", "NoneWeightQuant"]
 
 
 class _Float(ExtendedInjector):
-    quant_type = QuantType.FP
+    quant_type: Any = QuantType.FP
 
 
 class NoneWeightQuant(_Float, WeightQuantSolver):
@@ -27,5 +29,5 @@ class NoneActQuant(_Float, ActQuantSolver):
 class NoneBiasQuant(_Float, BiasQuantSolver):
     """Float biases; nothing is required of the input."""
 
-    requires_input_scale = False
-    requires_input_bit_width = False
+    requires_input_scale: Any = False
+    requires_input_bit_width: Any = False

@@ -6,6 +6,8 @@
 ...     scaling_per_output_channel = True
 """
 
+from typing import Any
+
 from brevitas.inject import value
 from brevitas.quant.base import (
     IntQuant,
@@ -52,51 +54,51 @@ class Uint8ActPerTensorFloat(UintQuant, ParamFromRuntimePercentileScaling, PerTe
 
 
 class Int8ActPerTensorFloatMinMaxInit(IntQuant, ParamMinMaxInitScaling, PerTensorFloatScaling8bit, ActQuantSolver):
-    """Activations in [-128, 127]; scale = t / 128, t learned from max(abs(min_val), abs(max_val)), which must be declared."""
+    """Activations in [-128, 127]; scale = t / 128, t learned from the declared max(abs(min_val), abs(max_val))."""
 
 
 class Uint8ActPerTensorFloatMaxInit(UintQuant, ParamMinMaxInitScaling, PerTensorFloatScaling8bit, ActQuantSolver):
     """Activations in [0, 255]; scale = t / 255, t learned from max_val, which must be declared."""
 
-    min_val = 0.0
+    min_val: Any = 0.0
 
 
 class IntBias(IntQuant, BiasQuantSolver):
-    """A bias on the accumulator's grid, scale = s_in * s_w, of the accumulator's width unless ``bit_width`` is declared."""
+    """A bias on the accumulator's grid, scale = s_in * s_w, and of its width unless ``bit_width`` is declared."""
 
-    requires_input_scale = True
+    requires_input_scale: Any = True
 
     @value
-    def requires_input_bit_width(__self__):  # noqa: N805
+    def requires_input_bit_width(__self__: Any) -> Any:
         return "bit_width" not in __self__
 
 
 class Int8Bias(IntBias):
     """An 8-bit bias on the accumulator's grid, scale = s_in * s_w."""
 
-    bit_width = 8
+    bit_width: Any = 8
 
 
 class Int16Bias(IntBias):
     """A 16-bit bias on the accumulator's grid, scale = s_in * s_w."""
 
-    bit_width = 16
+    bit_width: Any = 16
 
 
 class Int24Bias(IntBias):
     """A 24-bit bias on the accumulator's grid, scale = s_in * s_w."""
 
-    bit_width = 24
+    bit_width: Any = 24
 
 
 class Int32Bias(IntBias):
     """A 32-bit bias on the accumulator's grid, scale = s_in * s_w."""
 
-    bit_width = 32
+    bit_width: Any = 32
 
 
 class Int8BiasPerTensorFloatInternalScaling(IntQuant, MaxStatsScaling, PerTensorFloatScaling8bit, BiasQuantSolver):
     """A bias in [-128, 127] with a scale of its own, max abs b / 128."""
 
-    requires_input_scale = False
-    requires_input_bit_width = False
+    requires_input_scale: Any = False
+    requires_input_bit_width: Any = False

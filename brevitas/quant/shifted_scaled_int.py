@@ -24,21 +24,31 @@ __all__ = [
 ]
 
 
-class ShiftedUint8WeightPerTensorFloat(ShiftedMinUintQuant, MinMaxStatsScaling, PerTensorFloatScaling8bit, WeightQuantSolver):
-    """Weights in [0, 255]; scale = (max(max W, 0) - min(min W, 0)) / 255, zero point = round(-min(min W, 0) / scale)."""
+class ShiftedUint8WeightPerTensorFloat(
+    ShiftedMinUintQuant, MinMaxStatsScaling, PerTensorFloatScaling8bit, WeightQuantSolver
+):
+    """Weights in [0, 255]; with lo = min(W, 0): scale = (max(W, 0) - lo) / 255, zero point = round(-lo / scale)."""
 
 
-class ShiftedUint8WeightPerChannelFloat(ShiftedMinUintQuant, MinMaxStatsScaling, PerChannelFloatScaling8bit, WeightQuantSolver):
+class ShiftedUint8WeightPerChannelFloat(
+    ShiftedMinUintQuant, MinMaxStatsScaling, PerChannelFloatScaling8bit, WeightQuantSolver
+):
     """As ``ShiftedUint8WeightPerTensorFloat``, with a scale and zero point per output channel."""
 
 
 class ShiftedUint8ActPerTensorFloat(
-    ShiftedParamFromPercentileUintQuant, ParamFromRuntimePercentileIntervalScaling, PerTensorFloatScaling8bit, ActQuantSolver
+    ShiftedParamFromPercentileUintQuant,
+    ParamFromRuntimePercentileIntervalScaling,
+    PerTensorFloatScaling8bit,
+    ActQuantSolver,
 ):
     """Activations in [0, 255]; scale and zero point learned from the same percentile interval, 0 always inside."""
 
 
 class ShiftedUint8ActPerTensorFixedPoint(
-    ShiftedParamFromPercentileUintQuant, ParamFromRuntimePercentileIntervalScaling, PerTensorPoTScaling8bit, ActQuantSolver
+    ShiftedParamFromPercentileUintQuant,
+    ParamFromRuntimePercentileIntervalScaling,
+    PerTensorPoTScaling8bit,
+    ActQuantSolver,
 ):
     """As ``ShiftedUint8ActPerTensorFloat``, with a power-of-two scale."""

@@ -1,4 +1,4 @@
-"""Strictness: a declaration that has no meaning is refused when the layer is built, by an error that says how to mend it.
+"""Strictness: a declaration without meaning is refused when the layer is built, by an error that says the remedy.
 
 >>> from brevitas.quant import Int8WeightPerTensorFloat
 >>> from brevitas.quant.strict import Site, resolve_quantizer
@@ -6,7 +6,7 @@
 >>> resolve_quantizer(Int8WeightPerTensorFloat.let(bit_widht=4), site, {})
 Traceback (most recent call last):
 ...
-brevitas.errors.UnknownOptionError: QuantLinear, weight_quant=Int8WeightPerTensorFloat: unknown option 'bit_widht' = 4 ...
+brevitas.errors.UnknownOptionError: QuantLinear, weight_quant=Int8WeightPerTensorFloat: unknown option 'bit_widht'...
 
 The rules are S1 to S6 of the vocabulary: unknown name, name without effect, illegal value, contradiction, missing name,
 wrong role.
@@ -44,8 +44,12 @@ _READ_BY_PROXY = {
     "act": ("signed", "narrow_range", "act_impl", "passthrough_act"),
     "bias": ("signed", "narrow_range", "requires_input_scale", "requires_input_bit_width"),
 }
-_SUPPLIED = frozenset({"module", "tracked_parameter_list", "act_impl", "passthrough_act", "proxy_class", "tensor_quant"})
-_SHAPE_HINTS = frozenset({"per_channel_broadcastable_shape", "scaling_stats_permute_dims", "zero_point_stats_permute_dims"})
+_SUPPLIED = frozenset(
+    {"module", "tracked_parameter_list", "act_impl", "passthrough_act", "proxy_class", "tensor_quant"}
+)
+_SHAPE_HINTS = frozenset(
+    {"per_channel_broadcastable_shape", "scaling_stats_permute_dims", "zero_point_stats_permute_dims"}
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def _in_library(owner: type) -> bool:
 
 
 def _is_explicit(declaration: Declaration) -> bool:
-    """Layer keyword, ``let``, or attribute in the body of a class outside the library that has a solver among its bases."""
+    """Layer keyword, ``let``, or attribute in the body of a user's class that has a solver among its bases."""
     if declaration.origin == "let":
         return True
     return not _in_library(declaration.owner) and "_role" in _table(declaration.owner)
@@ -101,7 +105,9 @@ def _shown(obj: object) -> str:
     return text if len(text) < 80 else text[:77] + "..."
 
 
-def _fail(kind: type[QuantConfigError], site: Site, quantizer: type, text: str, *where: Declaration) -> QuantConfigError:
+def _fail(
+    kind: type[QuantConfigError], site: Site, quantizer: type, text: str, *where: Declaration
+) -> QuantConfigError:
     places = " and ".join(f"'{site.written(d.name)}' at {d.location}" for d in where)
     message = f"{site}={quantizer.__name__}: {text}"
     return kind(f"{message}\n  written: {places}" if places else message)
@@ -116,15 +122,18 @@ def check_role(quantizer: type, site: Site) -> None:
     """S6: a quantizer whose solver is of another role than the argument it was passed to."""
     declaration = _table(quantizer).get("_role")
     if declaration is not None and declaration.obj != site.role:
-        argument = {"weight": "weight_quant", "bias": "bias_quant"}.get(declaration.obj, "act_quant, input_quant or output_quant")
+        argument = {"weight": "weight_quant", "bias": "bias_quant"}.get(
+            declaration.obj, "act_quant, input_quant or output_quant"
+        )
         raise QuantConfigError(
-            f"{site}={quantizer.__name__}: this is a quantizer of role '{declaration.obj}', and {site.argument} needs one of role "
+            f"{site}={quantizer.__name__}: this is a quantizer of role '{declaration.obj}', and {site.argument} needs "
+            "one of role "
             f"'{site.role}'. Pass it as {argument}, or choose a {site.role} quantizer."
         )
 
 
 def _known_names(quantizer: type) -> frozenset[str]:
-    """Names that mean something before anything is built: in the vocabulary, read statically, or declared by the library."""
+    """Names that mean something: in the vocabulary, read by a declaration, or declared by the library."""
     by_library = {
         name
         for name, declaration in _table(quantizer).items()
@@ -141,21 +150,35 @@ def _unknown_option(name: str, quantizer: type, site: Site) -> UnknownOptionErro
     written = site.written(name)
     hint = _did_you_mean(written, [site.written(k) if name not in site.keywords else site.prefix + k for k in known])
     error = _fail(
-        UnknownOptionError, site, quantizer,
-        f"unknown option '{written}' = {_shown(declaration.obj)}: nothing reads it. {hint}".rstrip(), declaration,
+        UnknownOptionError,
+        site,
+        quantizer,
+        f"unknown option '{written}' = {_shown(declaration.obj)}: nothing reads it. {hint}".rstrip(),
+        declaration,
     )
     assert isinstance(error, UnknownOptionError)
     return error
 
 
-def _check_directive_role(name: str, declaration: Declaration, quantizer: type, site: Site, readable: frozenset[str]) -> None:
+def _check_directive_role(
+    name: str, declaration: Declaration, quantizer: type, site: Site, readable: frozenset[str]
+) -> None:
     """The part of S2 that is about roles."""
     directive = DIRECTIVES.get(name)
-    if directive is not None and site.role not in directive.role_names and name not in readable and _is_explicit(declaration):
+    if (
+        directive is not None
+        and site.role not in directive.role_names
+        and name not in readable
+        and _is_explicit(declaration)
+    ):
         raise _fail(
-            QuantConfigError, site, quantizer,
-            f"'{site.written(name)}' has no effect because it belongs to quantizers of role {' or '.join(directive.role_names)}, "
-            f"not '{site.role}'", declaration,
+            QuantConfigError,
+            site,
+            quantizer,
+            f"'{site.written(name)}' has no effect because it belongs to quantizers of role "
+            f"{' or '.join(directive.role_names)}, "
+            f"not '{site.role}'",
+            declaration,
         )
 
 
@@ -168,13 +191,16 @@ def _check_value(directive: Directive, obj: object, declaration: Declaration, qu
         near = suggest(obj.upper(), [m.name for m in directive.enum])
         hint = f" Did you mean {near[0]!r}?" if near else ""
     raise _fail(
-        QuantConfigError, site, quantizer,
-        f"'{site.written(directive.name)}' = {_shown(obj)} is not legal: expected {directive.expected}.{hint}", declaration,
+        QuantConfigError,
+        site,
+        quantizer,
+        f"'{site.written(directive.name)}' = {_shown(obj)} is not legal: expected {directive.expected}.{hint}",
+        declaration,
     )
 
 
 def _apply_aliases(quantizer: type, site: Site) -> type:
-    """Declare the name that is read wherever another name of it was written; S4 where both were, with different values."""
+    """Declare the name that is read where another name of it was written; S4 where both were, with different values."""
     table = _table(quantizer)
     overrides: dict[str, tuple[object, Declaration]] = {}
     for alias, canonical in ALIASES.items():
@@ -186,8 +212,11 @@ def _apply_aliases(quantizer: type, site: Site) -> type:
             _check_value(DIRECTIVES[alias], obj, written, quantizer, site)
             if str(obj).upper() == ScalingPerOutputType.GROUP.name:
                 raise _fail(
-                    QuantConfigError, site, quantizer,
-                    "'scaling_per_output_type' = GROUP is not available yet; use TENSOR or CHANNEL", written,
+                    QuantConfigError,
+                    site,
+                    quantizer,
+                    "'scaling_per_output_type' = GROUP is not available yet; use TENSOR or CHANNEL",
+                    written,
                 )
             obj = str(obj).upper() == ScalingPerOutputType.CHANNEL.name
         other, other_declaration = overrides.get(canonical, (None, None))
@@ -196,10 +225,13 @@ def _apply_aliases(quantizer: type, site: Site) -> type:
             other = other_declaration.obj if other_declaration is not None and _is_explicit(other_declaration) else None
         if other is not None and other_declaration is not None and other != obj:
             raise _fail(
-                QuantConfigError, site, quantizer,
+                QuantConfigError,
+                site,
+                quantizer,
                 f"'{site.written(alias)}' = {_shown(written.obj)} and '{site.written(other_declaration.name)}' = "
                 f"{_shown(other_declaration.obj)} are two names of one option and contradict each other; keep one",
-                written, other_declaration,
+                written,
+                other_declaration,
             )
         overrides[canonical] = (obj, written)
     for canonical, (obj, written) in overrides.items():
@@ -217,7 +249,7 @@ def _check_contradictions(quantizer: type, site: Site) -> None:
     table = _table(quantizer)
     width, signed, narrow = _plain(table, "bit_width"), _plain(table, "signed"), _plain(table, "narrow_range")
     kind = _plain(table, "quant_type")
-    fixed = {QuantType.BINARY: 1, QuantType.TERNARY: 2}.get(_member(kind))
+    fixed = {"BINARY": 1, "TERNARY": 2}.get(str(kind).upper())
     explicit = {n: d for n, d in table.items() if _is_explicit(d)}
 
     def refuse(text: str, *names: str) -> QuantConfigError:
@@ -231,7 +263,8 @@ def _check_contradictions(quantizer: type, site: Site) -> None:
             sort = "signed" if signed else "unsigned narrow"
             raise refuse(
                 f"'{site.written('bit_width')}' = {width} is not legal: {sort} integers need at least {least} bits; "
-                "for one signed bit use quant_type = 'binary'", "bit_width",
+                "for one signed bit use quant_type = 'binary'",
+                "bit_width",
             )
     low, high = _plain(table, "min_val"), _plain(table, "max_val")
     if low is not None and high is not None and low >= high:
@@ -239,11 +272,19 @@ def _check_contradictions(quantizer: type, site: Site) -> None:
     if low is not None and signed is False and low < 0:
         raise refuse(f"min_val = {low} is negative, and unsigned codes have no negative values", "min_val", "signed")
     if "scaling_init" in explicit and "scaling_const" in explicit:
-        raise refuse("scaling_init and scaling_const both give the initial threshold; keep one", "scaling_init", "scaling_const")
-    if site.role == "bias" and _plain(table, "requires_input_bit_width") is True and _plain(table, "requires_input_scale") is False:
         raise refuse(
-            "requires_input_bit_width = True needs requires_input_scale = True: an accumulator's width means nothing without its scale",
-            "requires_input_bit_width", "requires_input_scale",
+            "scaling_init and scaling_const both give the initial threshold; keep one", "scaling_init", "scaling_const"
+        )
+    if (
+        site.role == "bias"
+        and _plain(table, "requires_input_bit_width") is True
+        and _plain(table, "requires_input_scale") is False
+    ):
+        raise refuse(
+            "requires_input_bit_width = True needs requires_input_scale = True: an accumulator's width means nothing "
+            "without its scale",
+            "requires_input_bit_width",
+            "requires_input_scale",
         )
 
 
@@ -260,7 +301,13 @@ def _check_effect(quantizer: type, site: Site, resolution: Resolution) -> None:
     read = {name for name, record in resolution.records.items() if record.asked_by or not off}
     read |= {ALIASES[name] for name in read if name in ALIASES}
     for name, declaration in table.items():
-        if name.startswith("_") or name in read or name in _SUPPLIED or name in ALIASES or not _is_explicit(declaration):
+        if (
+            name.startswith("_")
+            or name in read
+            or name in _SUPPLIED
+            or name in ALIASES
+            or not _is_explicit(declaration)
+        ):
             continue
         kind = _member(_plain(table, "quant_type"))
         if name == "bit_width" and kind in (QuantType.BINARY, QuantType.TERNARY):
@@ -268,8 +315,11 @@ def _check_effect(quantizer: type, site: Site, resolution: Resolution) -> None:
         if name in _SHAPE_HINTS and _plain(table, "scaling_per_output_channel") is False:
             continue
         raise _fail(
-            QuantConfigError, site, quantizer,
-            f"'{site.written(name)}' = {_shown(declaration.obj)} has no effect because {_reason(name, table, read)}", declaration,
+            QuantConfigError,
+            site,
+            quantizer,
+            f"'{site.written(name)}' = {_shown(declaration.obj)} has no effect because {_reason(name, table, read)}",
+            declaration,
         )
 
 
@@ -284,14 +334,16 @@ def _reason(name: str, table: Mapping[str, Declaration], read: set[str]) -> str:
                 if decider == "quant_type" and _member(declaration.obj) is QuantType.FP:
                     return f"{now}, so nothing is quantized"
                 return f"{now}; it is read only when {directive.read_when}"
-    direct = [n for n, d in table.items() if _is_explicit(d) and n not in DIRECTIVES and not n.startswith("_") and n in read]
+    direct = [
+        n for n, d in table.items() if _is_explicit(d) and n not in DIRECTIVES and not n.startswith("_") and n in read
+    ]
     if direct:
         return f"{' and '.join(direct)}, declared directly, replaces what would read it"
     return "nothing that this quantizer resolves to reads it"
 
 
 def _translate(error: DependencyError, quantizer: type, site: Site) -> QuantConfigError:
-    """An injector error in terms of the layer: S5 for a missing directive, the refusal of a core module, or the plain text."""
+    """An injector error in terms of the layer: S5 for a missing directive, a module's refusal, or the plain text."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, BrevitasError):
@@ -302,7 +354,9 @@ def _translate(error: DependencyError, quantizer: type, site: Site) -> QuantConf
         when = f" ({missing.read_when})" if missing.read_when else ""
         example = f", for example `{missing.example}`" if missing.example else f": {missing.expected}"
         return _fail(
-            QuantConfigError, site, quantizer,
+            QuantConfigError,
+            site,
+            quantizer,
             f"'{missing.name}' is required{when}: {missing.effect}. Declare it{example}\n  needed by: {error}",
         )
     return _fail(QuantConfigError, site, quantizer, str(error))
@@ -325,7 +379,11 @@ def resolve_quantizer(quantizer: type, site: Site, supplied: Mapping[str, object
     """
     check_role(quantizer, site)
     quantizer = _apply_aliases(quantizer, site)
-    foreign = {n: d for n, d in _table(quantizer).items() if not n.startswith("_") and (d.origin == "let" or not _in_library(d.owner))}
+    foreign = {
+        n: d
+        for n, d in _table(quantizer).items()
+        if not n.startswith("_") and (d.origin == "let" or not _in_library(d.owner))
+    }
     unknown: list[str] = []
     if foreign:
         known, readable = _known_names(quantizer), readable_names(quantizer)
@@ -340,8 +398,11 @@ def resolve_quantizer(quantizer: type, site: Site, supplied: Mapping[str, object
     names = ["tensor_quant", *(n for n in _READ_BY_PROXY.get(site.role, ()) if n in table)]
     if "tensor_quant" not in table:
         raise _fail(
-            QuantConfigError, site, quantizer,
-            "it declares no tensor_quant and has no solver among its bases; derive it from a preset, add a solver as the last base, "
+            QuantConfigError,
+            site,
+            quantizer,
+            "it declares no tensor_quant and has no solver among its bases; derive it from a preset, add a solver as "
+            "the last base, "
             "or declare tensor_quant",
         )
     try:

@@ -1,6 +1,7 @@
 """Qualified names of modules at the moment an error is raised.
 
-A module does not know its name; its root does. While a forward runs, the root is on the call stack, so an error can look
+A module does not know its name; its root does. While a forward runs, the root is on the call stack, so an error can
+look
 it up there and the path without an error pays nothing.
 """
 

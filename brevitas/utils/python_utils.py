@@ -10,7 +10,7 @@ from typing import Any
 __all__ = ["AutoName", "patch"]
 
 
-class AutoName(str, Enum):
+class AutoName(str, Enum):  # noqa: UP042 - StrEnum would print the value, and compares case
     """String enum whose values are the member names, compared without regard to case.
 
     >>> from enum import auto

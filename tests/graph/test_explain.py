@@ -53,7 +53,11 @@ def test_is_reachable_from_the_top():
 
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
-    [((3,), "expected a proxy"), ((nn.Linear(1, 1),), "expected a proxy"), ((nn.Sequential(QuantReLU()), "0.act_qant"), "nearest: 0.act_quant")],
+    [
+        ((3,), "expected a proxy"),
+        ((nn.Linear(1, 1),), "expected a proxy"),
+        ((nn.Sequential(QuantReLU()), "0.act_qant"), "nearest: 0.act_quant"),
+    ],
 )
 def test_bad_input(arguments, fragment):
     with pytest.raises(QuantConfigError, match=fragment):

@@ -44,7 +44,13 @@ def test_disabled_activation_hands_the_grid_on():
     assert torch.equal(QuantIdentity(None, return_quant_tensor=True)(x).value, x.value)
 
 
-@pytest.mark.parametrize("build", [lambda: QuantReLU(act_quant=None, return_quant_tensor=True), lambda: QuantIdentity(None, return_quant_tensor=True)])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: QuantReLU(act_quant=None, return_quant_tensor=True),
+        lambda: QuantIdentity(None, return_quant_tensor=True),
+    ],
+)
 def test_disabled_activation_cannot_return_a_grid_for_a_float_input(build):
     model = nn.Sequential(nn.Sequential(build()))
     with pytest.raises(QuantMetadataError, match="'0.0'.*act_quant is off"):

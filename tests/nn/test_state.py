@@ -56,9 +56,24 @@ def train(model, steps, seed=0, lr=0.05):
 
 
 KEYS = {
-    "input.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl": ("value", "running_stats", "counter", "initialised"),
-    "input.act_quant.fused_activation_quant_proxy.tensor_quant.zero_point_impl": ("value", "running_stats", "counter", "initialised"),
-    "relu.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl": ("value", "running_stats", "counter", "initialised"),
+    "input.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl": (
+        "value",
+        "running_stats",
+        "counter",
+        "initialised",
+    ),
+    "input.act_quant.fused_activation_quant_proxy.tensor_quant.zero_point_impl": (
+        "value",
+        "running_stats",
+        "counter",
+        "initialised",
+    ),
+    "relu.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl": (
+        "value",
+        "running_stats",
+        "counter",
+        "initialised",
+    ),
     "fc.weight_quant.tensor_quant.scaling_impl": ("value", "initialised"),
 }
 
@@ -177,7 +192,9 @@ def test_other_dtypes(dtype):
 
 
 def test_dtype_and_device_of_construction():
-    layer = QuantLinear(4, 2, weight_scaling_impl_type="parameter", weight_scaling_const=0.5, dtype=torch.float64, device="cpu")
+    layer = QuantLinear(
+        4, 2, weight_scaling_impl_type="parameter", weight_scaling_const=0.5, dtype=torch.float64, device="cpu"
+    )
     assert layer(torch.randn(2, 4, dtype=torch.float64)).dtype == torch.float64
     assert layer.weight_quant.tensor_quant.scaling_impl.value.dtype == torch.float64
     assert QuantLinear(4, 2, device="meta").weight.device.type == "meta"

@@ -82,7 +82,9 @@ def test_trains_under_a_gradient_check_without_quantizers(name):
     assert torch.autograd.gradcheck(quantized, (x,), fast_mode=True)
 
 
-@pytest.mark.parametrize("weight_quant", [Int8WeightPerTensorFloat, Int8WeightPerChannelFloat, ShiftedUint8WeightPerTensorFloat])
+@pytest.mark.parametrize(
+    "weight_quant", [Int8WeightPerTensorFloat, Int8WeightPerChannelFloat, ShiftedUint8WeightPerTensorFloat]
+)
 @pytest.mark.parametrize("zero_point", [0.0, 3.0])
 @pytest.mark.parametrize("name", [n for n in LAYERS if n not in ("conv reflect", "conv unbatched")])
 def test_output_metadata_is_the_grid_of_the_accumulator(name, weight_quant, zero_point):
@@ -109,7 +111,9 @@ def test_output_metadata_is_the_grid_of_the_accumulator(name, weight_quant, zero
 
 
 def test_scale_of_an_unbatched_convolution_runs_over_its_channels():
-    layer, _, shape = build("conv unbatched", weight_quant=Int8WeightPerChannelFloat, bias_quant=Int32Bias, return_quant_tensor=True)
+    layer, _, shape = build(
+        "conv unbatched", weight_quant=Int8WeightPerChannelFloat, bias_quant=Int32Bias, return_quant_tensor=True
+    )
     assert layer(quantized_input(shape)).scale.shape == (6, 1, 1)
 
 
@@ -146,7 +150,9 @@ def test_per_channel_input_scale_is_refused_where_channels_are_added():
 class Net(nn.Module):
     def __init__(self, relu_returns_qt=False, **options):
         super().__init__()
-        self.features = nn.Sequential(QuantIdentity(), QuantReLU(return_quant_tensor=relu_returns_qt), QuantLinear(4, 2, **options))
+        self.features = nn.Sequential(
+            QuantIdentity(), QuantReLU(return_quant_tensor=relu_returns_qt), QuantLinear(4, 2, **options)
+        )
 
     def forward(self, x):
         return self.features(x)
@@ -216,7 +222,9 @@ def test_input_quantizer_gives_the_bias_its_scale():
 
 
 def test_quant_tensor_input_is_requantized_by_an_input_quantizer():
-    layer = QuantLinear(4, 2, bias=False, input_quant=Int8ActPerTensorFloat, input_bit_width=3, return_quant_tensor=True)
+    layer = QuantLinear(
+        4, 2, bias=False, input_quant=Int8ActPerTensorFloat, input_bit_width=3, return_quant_tensor=True
+    )
     layer(quantized_input((8, 4)))
     assert layer.quant_input_bit_width().item() == 3
 
@@ -238,15 +246,28 @@ def test_same_padding_gives_the_ceiling_of_the_size(size, stride, kernel, dilati
 
 
 def test_getters_change_nothing():
-    model = nn.Sequential(QuantIdentity(collect_stats_steps=5, return_quant_tensor=True), QuantLinear(4, 2, bias_quant=Int8Bias, output_quant=Int8ActPerTensorFloat))
+    model = nn.Sequential(
+        QuantIdentity(collect_stats_steps=5, return_quant_tensor=True),
+        QuantLinear(4, 2, bias_quant=Int8Bias, output_quant=Int8ActPerTensorFloat),
+    )
     model(torch.randn(8, 4))
     before = {k: v.clone() for k, v in model.state_dict().items()}
     flags = [m.training for m in model.modules()]
     identity, layer = model
     for get in (
-        identity.quant_act_scale, identity.quant_act_zero_point, identity.quant_act_bit_width, layer.quant_weight, layer.int_weight,
-        layer.quant_weight_scale, layer.quant_weight_zero_point, layer.quant_weight_bit_width, layer.quant_output_scale,
-        layer.quant_output_zero_point, layer.quant_output_bit_width, layer.quant_input_scale, layer.quant_bias_scale,
+        identity.quant_act_scale,
+        identity.quant_act_zero_point,
+        identity.quant_act_bit_width,
+        layer.quant_weight,
+        layer.int_weight,
+        layer.quant_weight_scale,
+        layer.quant_weight_zero_point,
+        layer.quant_weight_bit_width,
+        layer.quant_output_scale,
+        layer.quant_output_zero_point,
+        layer.quant_output_bit_width,
+        layer.quant_input_scale,
+        layer.quant_bias_scale,
     ):
         get()
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
@@ -262,7 +283,11 @@ def test_getters_keep_gradients():
 def test_getters_of_what_is_off_or_unknown():
     layer = QuantLinear(4, 2, weight_quant=None)
     assert layer.quant_weight() is layer.weight
-    assert layer.quant_weight_scale() is None and layer.quant_input_scale() is None and layer.quant_output_bit_width() is None
+    assert (
+        layer.quant_weight_scale() is None
+        and layer.quant_input_scale() is None
+        and layer.quant_output_bit_width() is None
+    )
     assert layer.quant_bias() is None and layer.int_bias() is None
     assert not layer.is_weight_quant_enabled and layer.is_quant_weight_signed is None
     with pytest.raises(QuantMetadataError, match="int_weight"):

@@ -77,7 +77,9 @@ def test_weight_preset_is_its_formula(preset, bits):
     axis = {"axis": 1, "keepdims": True} if per_channel else {}
     low = np.minimum(w.min(**axis), 0)
     threshold = np.maximum(w.max(**axis), 0) - low if shifted else np.abs(w).max(**axis)
-    value, scale, zero_point, codes = reference(w, threshold, bits, signed, narrow, power_of_two, low if shifted else None)
+    value, scale, zero_point, codes = reference(
+        w, threshold, bits, signed, narrow, power_of_two, low if shifted else None
+    )
     assert qt.scale.shape == ((5, 1) if per_channel else ())
     np.testing.assert_allclose(qt.scale.detach().numpy(), scale, rtol=1e-6)
     np.testing.assert_array_equal(qt.int().numpy(), codes)
@@ -137,7 +139,9 @@ def test_activation_preset_is_its_formula(preset, bits):
 def test_range_presets_start_from_the_declared_range(preset, options, scale):
     layer = QuantIdentity(preset, **options)
     assert layer.quant_act_scale().item() == pytest.approx(scale, rel=1e-6)
-    assert [name for name, _ in layer.named_parameters()] == ["act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl.value"]
+    assert [name for name, _ in layer.named_parameters()] == [
+        "act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl.value"
+    ]
 
 
 def layer_of_range(low, high, preset):
@@ -148,7 +152,9 @@ def layer_of_range(low, high, preset):
 
 
 def test_golden_values():
-    assert layer_of_range(-1.27, 1.0, Int8WeightPerTensorFloat).quant_weight_scale().item() == pytest.approx(0.01, rel=1e-6)
+    assert layer_of_range(-1.27, 1.0, Int8WeightPerTensorFloat).quant_weight_scale().item() == pytest.approx(
+        0.01, rel=1e-6
+    )
     assert layer_of_range(-0.3, 0.1, Int8WeightPerTensorFixedPoint).quant_weight_scale().item() == 2.0**-8
     shifted = layer_of_range(-1.0, 3.0, ShiftedUint8WeightPerTensorFloat)
     assert shifted.quant_weight_scale().item() == pytest.approx(4 / 255, rel=1e-6)
@@ -185,7 +191,9 @@ def test_bias_with_a_scale_of_its_own(preset, scale):
     assert layer.quant_bias_scale().item() == pytest.approx(scale, rel=1e-6)
 
 
-@pytest.mark.parametrize(("preset", "options", "bits"), [(Int8Bias, {}, 8), (IntBias, {"bias_bit_width": 20}, 20), (IntBias, {}, 17)])
+@pytest.mark.parametrize(
+    ("preset", "options", "bits"), [(Int8Bias, {}, 8), (IntBias, {"bias_bit_width": 20}, 20), (IntBias, {}, 17)]
+)
 def test_bias_on_the_accumulator_grid(preset, options, bits):
     layer = QuantLinear(4, 2, input_quant=Int8ActPerTensorFloat, bias_quant=preset, **options)
     with torch.no_grad():

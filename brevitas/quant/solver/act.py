@@ -5,36 +5,49 @@ from __future__ import annotations
 from typing import Any
 
 from brevitas.core.function_wrapper import OverOutputChannelView, OverTensorView, TensorClamp
-from brevitas.core.quant import ClampedBinaryQuant, IntQuant, RescalingIntQuant, TernaryQuant
+from brevitas.core.quant import ClampedBinaryQuant, RescalingIntQuant, TernaryQuant
 from brevitas.core.scaling import ConstScaling, ParameterFromRuntimeStatsScaling, ParameterScaling, RuntimeStatsScaling
 from brevitas.errors import QuantConfigError
 from brevitas.inject import this, value
 from brevitas.inject.enum import QuantType, ScalingImplType
-from brevitas.quant.solver.common import BaseQuantSolver, member, over_channels, refuse_member
+from brevitas.quant.registry import Choices
+from brevitas.quant.solver.common import BaseQuantSolver, over_channels
 
 __all__ = ["ActQuantSolver"]
 
-_SCALING = {
-    ScalingImplType.CONST: ConstScaling,
-    ScalingImplType.PARAMETER: ParameterScaling,
-    ScalingImplType.STATS: RuntimeStatsScaling,
-    ScalingImplType.AFFINE_STATS: RuntimeStatsScaling,
-    ScalingImplType.PARAMETER_FROM_STATS: ParameterFromRuntimeStatsScaling,
-}
-_TENSOR_QUANT = {
-    QuantType.FP: None,
-    QuantType.INT: RescalingIntQuant,
-    QuantType.BINARY: ClampedBinaryQuant,
-    QuantType.TERNARY: TernaryQuant,
-}
+SCALING = Choices(
+    "scaling_impl_type",
+    ScalingImplType,
+    {
+        ScalingImplType.CONST: ConstScaling,
+        ScalingImplType.PARAMETER: ParameterScaling,
+        ScalingImplType.STATS: RuntimeStatsScaling,
+        ScalingImplType.AFFINE_STATS: RuntimeStatsScaling,
+        ScalingImplType.PARAMETER_FROM_STATS: ParameterFromRuntimeStatsScaling,
+    },
+    ("act",),
+    {ScalingImplType.HE: "it is derived from a layer's weight."},
+)
+TENSOR_QUANT = Choices(
+    "quant_type",
+    QuantType,
+    {
+        QuantType.FP: None,
+        QuantType.INT: RescalingIntQuant,
+        QuantType.BINARY: ClampedBinaryQuant,
+        QuantType.TERNARY: TernaryQuant,
+    },
+    ("act",),
+)
 
 
 def channel_first(shape: Any) -> tuple[int, ...] | None:
-    """The permutation that puts the one dim of a per-channel shape that is not 1 in front; ``None`` where it is in front."""
+    """The permutation that puts the one dim of a shape that is not 1 in front; ``None`` where it is in front."""
     wide = [dim for dim, size in enumerate(shape) if size != 1]
     if len(wide) > 1:
         raise QuantConfigError(
-            f"per_channel_broadcastable_shape = {tuple(shape)} has {len(wide)} dims that are not 1; a per-channel scale varies along one"
+            f"per_channel_broadcastable_shape = {tuple(shape)} has {len(wide)} dims that are not 1; a per-channel "
+            "scale varies along one"
         )
     if not wide or wide[0] == 0:
         return None
@@ -51,31 +64,25 @@ class ActQuantSolver(BaseQuantSolver):
     """
 
     _role = "act"
-    int_quant = IntQuant
-    tensor_clamp_impl = TensorClamp
-    scaling_stats_momentum = 0.1
-    zero_point_stats_momentum = this.scaling_stats_momentum
-    zero_point_stats_permute_dims = this.scaling_stats_permute_dims
+    tensor_clamp_impl: Any = TensorClamp
+    scaling_stats_momentum: Any = 0.1
+    zero_point_stats_momentum: Any = this.scaling_stats_momentum
+    zero_point_stats_permute_dims: Any = this.scaling_stats_permute_dims
 
     @value
-    def tensor_quant(quant_type):  # noqa: N805
-        return _TENSOR_QUANT[member(QuantType, "quant_type", quant_type)]
+    def tensor_quant(quant_type: Any) -> Any:
+        return TENSOR_QUANT.solve(quant_type)
 
     @value
-    def scaling_impl(scaling_impl_type):  # noqa: N805
-        chosen = member(ScalingImplType, "scaling_impl_type", scaling_impl_type)
-        if chosen not in _SCALING:
-            raise refuse_member(
-                "scaling_impl_type", chosen, f"it is derived from a layer's weight; for an activation use {', '.join(m.name for m in _SCALING)}."
-            )
-        return _SCALING[chosen]
+    def scaling_impl(scaling_impl_type: Any) -> Any:
+        return SCALING.solve(scaling_impl_type)
 
     @value
-    def scaling_init(max_val, min_val):  # noqa: N805
+    def scaling_init(max_val: Any, min_val: Any) -> Any:
         return max(abs(float(min_val)), abs(float(max_val)))
 
     @value
-    def min_val(signed):  # noqa: N805
+    def min_val(signed: Any) -> Any:
         if signed:
             raise QuantConfigError(
                 "min_val is required: a signed activation with a fixed or learned threshold needs its range, "
@@ -84,24 +91,25 @@ class ActQuantSolver(BaseQuantSolver):
         return 0.0
 
     @value
-    def scaling_stats_input_view_shape_impl(scaling_per_output_channel, scaling_stats_op=None):  # noqa: N805
+    def scaling_stats_input_view_shape_impl(scaling_per_output_channel: Any, scaling_stats_op: Any = None) -> Any:
         return OverOutputChannelView if over_channels(scaling_per_output_channel, scaling_stats_op) else OverTensorView
 
     @value
-    def scaling_shape(scaling_per_output_channel):  # noqa: N805
+    def scaling_shape(scaling_per_output_channel: Any) -> Any:
         return this.per_channel_broadcastable_shape if scaling_per_output_channel else ()
 
     @value
-    def scaling_stats_permute_dims(scaling_per_output_channel, scaling_stats_op=None):  # noqa: N805
+    def scaling_stats_permute_dims(scaling_per_output_channel: Any, scaling_stats_op: Any = None) -> Any:
         if scaling_per_output_channel:
             return this.channel_first_dims
         if over_channels(scaling_per_output_channel, scaling_stats_op):
             raise QuantConfigError(
-                "scaling_stats_permute_dims is required: MAX_AVE of an activation runs over channels, and only you know which "
+                "scaling_stats_permute_dims is required: MAX_AVE of an activation runs over channels, and only you "
+                "know which "
                 "dim they are, for example scaling_stats_permute_dims = (1, 0, 2, 3)"
             )
         return None
 
     @value
-    def channel_first_dims(per_channel_broadcastable_shape):  # noqa: N805
+    def channel_first_dims(per_channel_broadcastable_shape: Any) -> Any:
         return channel_first(per_channel_broadcastable_shape)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
 from brevitas.core.function_wrapper import OverOutputChannelView, OverTensorView, TensorClamp, TensorClampSte
 from brevitas.core.scaling import (
     ConstScaling,
@@ -17,22 +15,28 @@ from brevitas.core.scaling import (
 from brevitas.errors import QuantConfigError
 from brevitas.inject import this, value
 from brevitas.inject.enum import BitWidthImplType, ScalingImplType
-from brevitas.quant.solver.common import BaseQuantSolver, member, over_channels
+from brevitas.quant.registry import Choices
+from brevitas.quant.solver.common import BaseQuantSolver, over_channels
 
 __all__ = ["ParameterQuantSolver", "common_channels", "layers_of"]
 
-_SCALING = {
-    ScalingImplType.HE: ConstScaling,
-    ScalingImplType.CONST: ConstScaling,
-    ScalingImplType.STATS: StatsFromParameterScaling,
-    ScalingImplType.AFFINE_STATS: StatsFromParameterScaling,
-    ScalingImplType.PARAMETER: ParameterScaling,
-    ScalingImplType.PARAMETER_FROM_STATS: ParameterFromStatsFromParameterScaling,
-}
+SCALING = Choices(
+    "scaling_impl_type",
+    ScalingImplType,
+    {
+        ScalingImplType.HE: ConstScaling,
+        ScalingImplType.CONST: ConstScaling,
+        ScalingImplType.STATS: StatsFromParameterScaling,
+        ScalingImplType.AFFINE_STATS: StatsFromParameterScaling,
+        ScalingImplType.PARAMETER: ParameterScaling,
+        ScalingImplType.PARAMETER_FROM_STATS: ParameterFromStatsFromParameterScaling,
+    },
+    ("weight", "bias"),
+)
 _LEARNED_SCALING = (ScalingImplType.AFFINE_STATS, ScalingImplType.PARAMETER, ScalingImplType.PARAMETER_FROM_STATS)
 
 
-def layers_of(module: Any) -> Sequence[nn.Module]:
+def layers_of(module: Any) -> Sequence[Any]:
     """The layers of a quantizer: one, or a tuple where it is shared."""
     return module if isinstance(module, tuple) else (module,)
 
@@ -42,7 +46,8 @@ def common_channels(module: Any) -> int:
     counts = [layer.out_channels for layer in layers_of(module)]
     if len(set(counts)) > 1:
         raise QuantConfigError(
-            f"layers with {' and '.join(str(c) for c in sorted(set(counts)))} output channels cannot share a per-channel scale; "
+            f"layers with {' and '.join(str(c) for c in sorted(set(counts)))} output channels cannot share a "
+            "per-channel scale; "
             "set scaling_per_output_channel=False, or give each its own quantizer"
         )
     return counts[0]
@@ -52,37 +57,32 @@ class ParameterQuantSolver(BaseQuantSolver):
     """Scaling and clamping of parameters."""
 
     @value
-    def scaling_impl(scaling_impl_type):  # noqa: N805
-        return _SCALING[member(ScalingImplType, "scaling_impl_type", scaling_impl_type)]
+    def scaling_impl(scaling_impl_type: Any) -> Any:
+        return SCALING.solve(scaling_impl_type)
 
     @value
-    def scaling_init(scaling_impl_type):  # noqa: N805
-        chosen = member(ScalingImplType, "scaling_impl_type", scaling_impl_type)
-        return this.he_threshold if chosen is ScalingImplType.HE else this.scaling_const
+    def scaling_init(scaling_impl_type: Any) -> Any:
+        return this.he_threshold if scaling_impl_type == ScalingImplType.HE else this.scaling_const
 
     @value
-    def he_threshold(module):  # noqa: N805
+    def he_threshold(module: Any) -> Any:
         layers = layers_of(module)
         return sum((2.0 / layer.weights_per_output) ** 0.5 for layer in layers) / len(layers)
 
     @value
-    def tensor_clamp_impl(bit_width_impl_type, scaling_impl_type=None):  # noqa: N805
+    def tensor_clamp_impl(bit_width_impl_type: Any, scaling_impl_type: Any = None) -> Any:
         # Where nothing but the parameter is learned, its gradient passes the clamp, so that no weight is lost for good.
         # A bias whose scale comes from the layer declares no scaling of its own.
-        learned_width = member(BitWidthImplType, "bit_width_impl_type", bit_width_impl_type) is BitWidthImplType.PARAMETER
-        learned_scale = (
-            scaling_impl_type is not None
-            and member(ScalingImplType, "scaling_impl_type", scaling_impl_type) in _LEARNED_SCALING
-        )
+        learned_width = bit_width_impl_type == BitWidthImplType.PARAMETER
+        learned_scale = any(learned == scaling_impl_type for learned in _LEARNED_SCALING)
         return TensorClamp if learned_width or learned_scale else TensorClampSte
 
     @value
-    def scaling_stats_input_view_shape_impl(scaling_per_output_channel, scaling_stats_op=None):  # noqa: N805
+    def scaling_stats_input_view_shape_impl(scaling_per_output_channel: Any, scaling_stats_op: Any = None) -> Any:
         return OverOutputChannelView if over_channels(scaling_per_output_channel, scaling_stats_op) else OverTensorView
 
     @value
-    def scaling_stats_input_concat_dim(scaling_per_output_channel):  # noqa: N805
+    def scaling_stats_input_concat_dim(scaling_per_output_channel: Any) -> Any:
         return 1 if scaling_per_output_channel else 0
 
-    zero_point_stats_input_concat_dim = this.scaling_stats_input_concat_dim
-
+    zero_point_stats_input_concat_dim: Any = this.scaling_stats_input_concat_dim
