@@ -16,6 +16,7 @@ __all__ = [
     "MissingPackageError",
     "QuantConfigError",
     "QuantMetadataError",
+    "SpecError",
     "UnknownOptionError",
 ]
 
@@ -30,6 +31,10 @@ class QuantConfigError(BrevitasError, DependencyError, ValueError):
 
 class UnknownOptionError(QuantConfigError, TypeError):
     """A keyword or attribute that nothing reads."""
+
+
+class SpecError(QuantConfigError):
+    """Something written as data, a quantizer, a model or a recipe, has no meaning; the message starts with its place."""
 
 
 class QuantMetadataError(BrevitasError, RuntimeError):
