@@ -9,7 +9,7 @@ from torch import nn
 import injector
 from brevitas.errors import QuantConfigError
 from brevitas.proxy.quant_proxy import QuantProxyFromInjector
-from brevitas.quant.strict import is_quantizer
+from brevitas.quant.site import is_quantizer
 
 __all__ = ["explain"]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -21,7 +23,7 @@ from brevitas.proxy import (
 from brevitas.proxy.quant_proxy import QuantProxyFromInjector
 from brevitas.quant import NoneActQuant, NoneBiasQuant, NoneWeightQuant
 from brevitas.quant.directives import DIRECTIVES
-from brevitas.quant.strict import Site, is_quantizer
+from brevitas.quant.site import Site, is_quantizer
 from injector import SourceLocation, caller_location, override, suggest
 
 __all__ = ["Slot", "attach_quantizers"]
@@ -118,9 +120,23 @@ def _build(layer: nn.Module, slot: Slot, overrides: dict[str, Any], location: So
     if overrides:
         quantizer = override(quantizer, overrides, location=location)
     if slot.supplied:
-        quantizer = override(quantizer, dict(slot.supplied), location=location)
+        quantizer = _with_supplied(quantizer, slot.supplied)
     proxy_class = getattr(quantizer, "proxy_class", role.proxy) if "proxy_class" in quantizer else role.proxy  # type: ignore[operator]
     return proxy_class(layer, quantizer, site)
+
+
+# A layer supplies the same few directives to the same few presets: one class for each, so that its checks run once.
+_supplied_classes: WeakKeyDictionary[type, dict[tuple[tuple[str, Any], ...], weakref.ref[type]]] = WeakKeyDictionary()
+
+
+def _with_supplied(quantizer: type, supplied: Mapping[str, Any]) -> type:
+    known = _supplied_classes.setdefault(quantizer, {})
+    key = tuple(supplied.items())
+    found = known[key]() if key in known else None
+    if found is None:
+        found = override(quantizer, dict(supplied))
+        known[key] = weakref.ref(found)
+    return found
 
 
 def _example(role: str) -> str:

@@ -70,7 +70,7 @@ class _ParameterQuantProxy(QuantProxyFromInjector):
     def _find_trackers(self) -> list[Any]:
         if self.tensor_quant is None:
             return []
-        return [m for m in self.tensor_quant.modules() if hasattr(m, "set_tracked_parameters")]
+        return [m for m in self.tensor_quant.modules() if hasattr(type(m), "set_tracked_parameters")]
 
     def evaluate(self, x: Tensor) -> Tensor | QuantTensor:
         """``x`` quantized as in eval mode, with gradients; nothing is counted or changed. ``x`` itself if off."""

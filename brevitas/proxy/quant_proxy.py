@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from brevitas import config
 from brevitas.core.zero_point import ZeroZeroPoint
 from brevitas.errors import QuantConfigError
-from brevitas.quant.strict import Site, resolve_quantizer
+from brevitas.quant.site import Site
+from brevitas.quant.strict import resolve_quantizer, resolve_values
 from brevitas.quant_tensor import QuantTensor, Source
 from injector import Resolution
 
@@ -78,7 +79,7 @@ class QuantProxyFromInjector(nn.Module):
         return resolve_quantizer(self.quant_injector, self.site, self._layer_values())
 
     def _resolve(self) -> None:
-        values = self.resolution().values
+        values = resolve_values(self.quant_injector, self.site, self._layer_values())
         self._install(values["tensor_quant"], values)
         self._signed: bool | None = values.get("signed")
         self._narrow_range: bool | None = values.get("narrow_range")
