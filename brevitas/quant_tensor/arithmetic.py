@@ -19,7 +19,7 @@ from brevitas.quant_tensor.bit_width import (
     product_bit_width,
     sum_bit_width,
 )
-from brevitas.quant_tensor.checks import one_element, require_same, require_same_scale, static_shape
+from brevitas.quant_tensor.checks import one_element, require_same, require_same_scale, require_same_sign, static_shape
 from brevitas.quant_tensor.dispatch import NARY, implements
 from brevitas.quant_tensor.metadata import align, carried_dims, fit
 from brevitas.quant_tensor.source import Source, same_scale, same_source
@@ -155,7 +155,7 @@ def _joined(op: str, func: Function, tensors: Any, dim: int) -> Any:
     dim = dim % value.dim()
     first = tensors[0]
     for other in tensors[1:]:
-        first.check_sign_same(other)
+        require_same_sign(first, other, op)
     scale = _joined_metadata(op, tensors, dim, "scale")
     zero_point = _joined_metadata(op, tensors, dim, "zero_point")
     width = reduce(lambda a, b: a if a is b else torch.maximum(a, b), [x.bit_width for x in tensors])

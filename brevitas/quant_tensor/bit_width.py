@@ -138,7 +138,11 @@ def bits_for_range(lo: Tensor, hi: Tensor, signed: bool | None = None) -> Tensor
 def accumulator_range(
     input_range: CodeRange, weight_range: CodeRange, fan_in: int, bias_range: CodeRange | None = None
 ) -> CodeRange:
-    """Range of the sum of ``fan_in`` products and a bias."""
+    """Range of the sum of ``fan_in`` products and a bias.
+
+    >>> [int(bound) for bound in accumulator_range(code_range(4, False), code_range(4, True, True), 10)]
+    [-1050, 1050]
+    """
     lo, hi = product_range(input_range, weight_range)
     lo, hi = lo * fan_in, hi * fan_in
     return (lo, hi) if bias_range is None else (lo + bias_range[0], hi + bias_range[1])

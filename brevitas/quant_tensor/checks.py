@@ -23,10 +23,12 @@ __all__ = [
     "all_equal",
     "at_least_float32",
     "describe_source",
+    "has_data",
     "one_element",
     "require",
     "require_same",
     "require_same_scale",
+    "require_same_sign",
     "show",
     "static_shape",
     "untraced",
@@ -35,7 +37,7 @@ __all__ = [
 RTOL = 1e-5
 
 IDIOM = """\
-Operands of one shared quantizer have equal scales by construction:
+Operands of one shared quantizer have equal scales, zero points and signs by construction:
     shared = QuantIdentity(return_quant_tensor=True)
     y = shared(branch_a(x)) + shared(branch_b(x))
 or use a layer that re-quantizes both: QuantEltwiseAdd(return_quant_tensor=True)(a, b), QuantCat."""
@@ -76,6 +78,11 @@ def all_equal(a: Tensor, b: Tensor, rtol: float = 0.0) -> Tensor:
     return ((a - b).abs() <= rtol * torch.maximum(a.abs(), b.abs())).all()
 
 
+def has_data(tensor: Tensor) -> bool:
+    """Whether the tensor has values that Python may look at: not while compiling, nor on the meta device."""
+    return not (torch.compiler.is_compiling() or tensor.is_meta or isinstance(tensor, FakeTensor))
+
+
 def require(condition: Callable[[], Tensor], summary: str, message: Callable[[], str]) -> None:
     """Raise :class:`QuantMetadataError` unless the 0-dim ``condition`` holds.
 
@@ -87,9 +94,7 @@ def require(condition: Callable[[], Tensor], summary: str, message: Callable[[],
         return
     with untraced():
         holds = condition()
-        if isinstance(holds, FakeTensor) or holds.is_meta:
-            return
-        if not bool(holds):
+        if has_data(holds) and not bool(holds):
             raise QuantMetadataError(message())
 
 
@@ -144,6 +149,19 @@ def require_same_scale(a: QuantTensor, b: QuantTensor, op: str) -> bool:
         return True
     require_same(a, b, "scale", op, RTOL)
     return False
+
+
+def require_same_sign(a: QuantTensor, b: QuantTensor, op: str) -> None:
+    """Require that both operands are signed or both are unsigned."""
+    if a.signed != b.signed:
+        raise QuantMetadataError(
+            f"{op}{place()}: one operand is signed and one is not: {_sign(a)} from {describe_source(a.source)}, and "
+            f"{_sign(b)} from {describe_source(b.source)}. {IDIOM}"
+        )
+
+
+def _sign(x: QuantTensor) -> str:
+    return "signed" if x.signed else "unsigned"
 
 
 def _mismatch(a: QuantTensor, b: QuantTensor, field: str, label: str, op: str) -> str:

@@ -29,9 +29,14 @@ def plain_values(argument: Any) -> Any:
 
 def _refuse_in_place(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     name = func.__name__
+    functional = name.rstrip("_")
+    instead = (
+        f"Use {functional}, which returns a new tensor, or work"
+        if callable(getattr(Tensor, functional, None))
+        else "Work"
+    )
     raise QuantMetadataError(
-        f"{name}: a QuantTensor is immutable and cannot be written to. Use {name.rstrip('_')}, which returns a new "
-        f"tensor, or work on its plain tensor .value."
+        f"{name}: a QuantTensor is immutable and cannot be written to. {instead} on its plain tensor .value."
     )
 
 

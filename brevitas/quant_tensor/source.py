@@ -53,6 +53,10 @@ class Source:
         """A source for the result of an operation: two results of one operation need not share a grid."""
         return cls(cls.NO_UID, name, fan_in, shifted, scale_uid)
 
+    def __reduce__(self) -> Any:
+        # A copy is another quantizer with a scale of its own, and numbers of another process mean nothing here.
+        return _copied, (self.name, self.fan_in, self.shifted, self.is_quantizer)
+
     def as_tuple(self) -> tuple[int, str, int, bool | None, int]:
         """The fields, from which ``Source(*fields)`` makes an equal one."""
         return self.uid, self.name, self.fan_in, self.shifted, self.scale_uid
@@ -61,6 +65,10 @@ class Source:
     def is_quantizer(self) -> bool:
         """Whether equal sources mean an equal grid."""
         return self.uid >= 0
+
+
+def _copied(name: str, fan_in: int, shifted: bool | None, is_quantizer: bool) -> Source:
+    return Source.new(name, fan_in, shifted) if is_quantizer else Source.derived(name, fan_in, shifted)
 
 
 def same_source(a: Source | None, b: Source | None) -> bool:

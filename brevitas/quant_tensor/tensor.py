@@ -14,11 +14,19 @@ from brevitas.errors import QuantMetadataError, UnknownOptionError
 from brevitas.function.int_quant_op import int_quant
 from brevitas.function.ops_ste import binary_sign_ste, round_ste
 from brevitas.quant_tensor.bit_width import CodeRange, code_range, readable
-from brevitas.quant_tensor.checks import RTOL, describe_source, require, require_same, untraced
+from brevitas.quant_tensor.checks import (
+    RTOL,
+    describe_source,
+    has_data,
+    require,
+    require_same,
+    require_same_sign,
+    untraced,
+)
 from brevitas.quant_tensor.construction import checked_fields
 from brevitas.quant_tensor.metadata import fit
 from brevitas.quant_tensor.operators import TensorOperators
-from brevitas.quant_tensor.source import Source
+from brevitas.quant_tensor.source import Source, forget_source
 from injector import suggest
 
 __all__ = ["QuantTensor"]
@@ -153,7 +161,7 @@ class QuantTensor(TensorOperators):
         """
         if self.source is not None and self.source.shifted is not None:
             return self.source.shifted
-        if torch.compiler.is_compiling() or self.zero_point.is_meta:
+        if not has_data(self.zero_point):
             return True
         return not self.is_zero_zero_point()
 
@@ -316,11 +324,7 @@ class QuantTensor(TensorOperators):
 
     def check_sign_same(self, other: QuantTensor) -> None:
         """Raise :class:`QuantMetadataError` unless both are signed or both are unsigned."""
-        if self.signed != other.signed:
-            raise QuantMetadataError(
-                f"The signs differ: {'signed' if self.signed else 'unsigned'} from {describe_source(self.source)}, and "
-                f"{'signed' if other.signed else 'unsigned'} from {describe_source(other.source)}."
-            )
+        require_same_sign(self, other, "check_sign_same")
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={getattr(self, name)}" for name in _FIELDS)
@@ -352,7 +356,9 @@ def _unflatten(children: Iterable[Any], context: _Context) -> QuantTensor:
 
 def _context_from_json(dumped: Any) -> _Context:
     signed, training, source = dumped
-    return signed, training, None if source is None else tuple(source)
+    # The numbers of the process that wrote the file mean nothing here.
+    known = None if source is None else forget_source(Source(*source))
+    return signed, training, None if known is None else known.as_tuple()
 
 
 register_pytree_node(

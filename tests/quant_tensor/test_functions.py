@@ -414,6 +414,7 @@ def test_keyword_input():
         (lambda x: x.add_(1), "Use add, which returns a new tensor"),
         (lambda x: torch.relu_(x), "relu_: a QuantTensor is immutable"),
         (lambda x: x.copy_(x), "copy_: a QuantTensor is immutable"),
+        (lambda x: x.requires_grad_(), "cannot be written to. Work on its plain tensor"),
         (lambda x: torch.sigmoid(torch.ones(2, 3, 2, 2), out=x), r"Omit out="),
     ],
 )
