@@ -21,14 +21,14 @@ from __future__ import annotations
 import enum
 import reprlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 from injector._declarations import link_levels, link_steps, value_function
 from injector.errors import DependencyError
-from injector.resolver import Run, as_value, build_many
+from injector.resolver import SELF, Run, Scope, as_value, build_many
 from injector.signatures import constructor_plan, function_plan
 from injector.tables import Declaration, Table, class_info, is_injector
 
@@ -37,12 +37,16 @@ __all__ = ["Record", "Resolution", "declarations", "explain", "readable_names", 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """One resolved name. `asked_by` are the names that consumed it, in order; empty where only the request did."""
+    """One resolved name. `asked_by` are the names that consumed it, in order; empty where only the request did.
+
+    `defaults` are the constructor's optional parameters that no attribute gave, with the default that was used.
+    """
 
     name: str
     value: Any
     declaration: Declaration
     asked_by: tuple[str, ...]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Resolution:
@@ -76,11 +80,25 @@ class Resolution:
             asked.setdefault(scope.prefix + name, {})[asker_scope.prefix + asker] = None
         return MappingProxyType(
             {
-                key: Record(key, as_value(scope.values[name]), scope.table[name], tuple(asked.get(key, ())))
+                key: Record(
+                    key,
+                    as_value(scope.values[name]),
+                    scope.table[name],
+                    tuple(asked.get(key, ())),
+                    self._defaults(scope, name),
+                )
                 for scope, name in self._run.built
                 for key in [scope.prefix + name]
             }
         )
+
+    def _defaults(self, scope: Scope, name: str) -> Mapping[str, Any]:
+        cls = self._run.called.get((scope, name))
+        if cls is None:
+            return {}
+        plan = constructor_plan(cls).parameters
+        unread = (each for each in plan if each.optional and each.name not in scope.table and each.name != SELF)
+        return {each.name: each.default for each in unread}
 
     def __repr__(self) -> str:
         return f"<Resolution of {', '.join(self.names)} on {self.injector.__name__}>"
@@ -175,7 +193,8 @@ def explain(subject: Resolution | type, name: str | None = None) -> str:
 
 def _record_line(record: Record) -> str:
     asked = f"; read by {', '.join(record.asked_by)}" if record.asked_by else ""
-    return _line(record.name, record.value, record.declaration, asked)
+    left = ", ".join(f"{name} = {short(default)}" for name, default in record.defaults.items())
+    return _line(record.name, record.value, record.declaration, asked + (f"; by default {left}" if left else ""))
 
 
 def _line(name: str, shown: object, declaration: Declaration, asked: str = "") -> str:

@@ -51,14 +51,18 @@ class Scope:
 
 
 class Run:
-    """One resolution. `built` and `edges` say afterwards what was built, in order, and who asked for it."""
+    """One resolution. `built` and `edges` say afterwards what was built, in order, and who asked for it.
 
-    __slots__ = ("built", "edges", "path", "root")
+    `called` holds the class whose constructor gave a value, where one did.
+    """
+
+    __slots__ = ("built", "called", "edges", "path", "root")
 
     def __init__(self, injector: type) -> None:
         self.root = Scope(injector)
         self.path: list[tuple[Scope, str]] = []
         self.built: list[tuple[Scope, str]] = []
+        self.called: dict[tuple[Scope, str], type] = {}
         self.edges: list[tuple[Scope, str, Scope, str]] = []
 
     def request(self, name: str) -> Any:
@@ -124,6 +128,7 @@ class Run:
             plan = constructor_plan(cls)
         except DependencyError as error:
             raise self._error(DependencyError, f"{self._blame(declaration)}: {error}") from error
+        self.called[scope, declaration.name] = cls
         return self._call(scope, declaration, cls, plan)
 
     def _evaluate(self, scope: Scope, declaration: Declaration) -> Any:

@@ -283,6 +283,31 @@ def test_explain_a_resolution():
     assert explain(resolve(made, "width"), "unread") == "unread was not read by Quantizer.width"
 
 
+def test_defaults_of_a_constructor_that_no_attribute_gave():
+    class Scaling:
+        def __init__(self, shape, init=1.0, step=None, __self__=None): ...
+
+    class Q(Injector):
+        shape = (2,)
+        step = 3
+        direct = Scaling
+
+        @value
+        def chosen(shape, other=5):
+            return Scaling
+
+        @value
+        def made(shape):
+            return Scaling(shape, init=7.0)
+
+    records = resolve(Q, "direct").records
+    assert records["direct"].defaults == {"init": 1.0}
+    assert records["shape"].defaults == {}
+    assert resolve(Q, "chosen").records["chosen"].defaults == {"init": 1.0}
+    assert resolve(Q, "made").records["made"].defaults == {}
+    assert explain(Q, "direct").splitlines()[-1].endswith("; by default init = 1.0]")
+
+
 def test_explain_an_injector_lists_declarations_and_builds_nothing():
     class Q(Injector):
         @value
