@@ -71,7 +71,7 @@ def _examine(
         return None, list(error.violations), options
     found = target.check(graph, options.for_target())
     found.extend(_opset_violations(graph, target, options))
-    return graph, found, options
+    return graph, sorted(found, key=lambda v: v.is_warning), options
 
 
 def _opset(graph: ir.Model, target: Target, options: ExportOptions) -> int:

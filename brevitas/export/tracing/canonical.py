@@ -175,7 +175,7 @@ def add_initializer(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
 
 def _drop_tracer_metadata(model: ir.Model) -> None:
     for node in model.graph:
-        for key in [k for k in node.metadata_props if k.startswith("pkg.")]:
+        for key in [k for k in node.metadata_props if k not in g.NODE_KEYS]:
             del node.metadata_props[key]
         node.doc_string = None
         for value in node.outputs:
