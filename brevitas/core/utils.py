@@ -97,7 +97,7 @@ def drop_stray_keys(state_dict: MutableMapping[str, Any], prefix: str) -> None:
 
 
 class StatefulModule(brevitas.jit.ScriptModule):
-    """Base of modules with parameters or buffers of their own.
+    """Base of modules with parameters or buffers of their own, and of tensor quantizers.
 
     Loading accepts older names (``legacy_keys``: old -> new), a scalar where shape (1,) is stored and the reverse,
     ignores stray keys, and forgives missing keys where ``brevitas.config.IGNORE_MISSING_KEYS`` is set.

@@ -18,13 +18,13 @@ from brevitas.core._checks import check_module
 from brevitas.core.bit_width import BitWidthConst
 from brevitas.core.function_wrapper import TensorClamp
 from brevitas.core.quant.delay import DelayWrapper
-from brevitas.core.utils import StatelessBuffer
+from brevitas.core.utils import StatefulModule, StatelessBuffer
 from brevitas.function.ops_ste import binary_sign_ste
 
 __all__ = ["BinaryQuant", "ClampedBinaryQuant"]
 
 
-class BinaryQuant(brevitas.jit.ScriptModule):
+class BinaryQuant(StatefulModule):
     """``binary_sign(x) * scale``; gradient ``g * scale`` to ``x`` everywhere, ``g * sign`` to the scale.
 
     Args:
@@ -47,7 +47,7 @@ class BinaryQuant(brevitas.jit.ScriptModule):
         return self.delay_wrapper(x, y), scale, self.zero_point(), self.bit_width()
 
 
-class ClampedBinaryQuant(brevitas.jit.ScriptModule):
+class ClampedBinaryQuant(StatefulModule):
     """As :class:`BinaryQuant`, without gradient to values outside plus and minus one scale.
 
     Args:

@@ -23,7 +23,7 @@ import brevitas.jit
 from brevitas.core._checks import check_module
 from brevitas.core.quant.int_base import DecoupledIntQuant, IntQuant
 from brevitas.core.quant.trunc import TruncIntQuant
-from brevitas.core.utils import StatelessBuffer
+from brevitas.core.utils import StatefulModule, StatelessBuffer
 from brevitas.function.ops import divide
 from brevitas.function.ops_ste import scalar_clamp_min_ste
 
@@ -46,7 +46,7 @@ def rescaled(threshold: Tensor, int_threshold: Tensor) -> Tensor:
     return scale.to(threshold.dtype)
 
 
-class RescalingIntQuant(brevitas.jit.ScriptModule):
+class RescalingIntQuant(StatefulModule):
     """Scale from a threshold and the integer threshold of the bit width.
 
     Args:
@@ -83,7 +83,7 @@ class RescalingIntQuant(brevitas.jit.ScriptModule):
         return y, scale, zero_point, bit_width
 
 
-class PrescaledRestrictIntQuant(brevitas.jit.ScriptModule):
+class PrescaledRestrictIntQuant(StatefulModule):
     """A given scale, a bit width of its own, zero point 0.
 
     Args:
@@ -107,7 +107,7 @@ class PrescaledRestrictIntQuant(brevitas.jit.ScriptModule):
         return y, scale, zero_point, bit_width
 
 
-class PrescaledRestrictIntQuantWithInputBitWidth(brevitas.jit.ScriptModule):
+class PrescaledRestrictIntQuantWithInputBitWidth(StatefulModule):
     """A given scale and a bit width that follows from a given one, zero point 0.
 
     Args:
@@ -131,7 +131,7 @@ class PrescaledRestrictIntQuantWithInputBitWidth(brevitas.jit.ScriptModule):
         return y, scale, zero_point, bit_width
 
 
-class DecoupledRescalingIntQuant(brevitas.jit.ScriptModule):
+class DecoupledRescalingIntQuant(StatefulModule):
     """One scale and zero point to quantize with, another to return to the real axis with.
 
     Args:

@@ -15,13 +15,13 @@ import brevitas.jit
 from brevitas.core._checks import check_module, check_number
 from brevitas.core.bit_width import BitWidthConst
 from brevitas.core.quant.delay import DelayWrapper
-from brevitas.core.utils import StatelessBuffer
+from brevitas.core.utils import StatefulModule, StatelessBuffer
 from brevitas.function.ops_ste import ternary_sign_ste
 
 __all__ = ["TernaryQuant"]
 
 
-class TernaryQuant(brevitas.jit.ScriptModule):
+class TernaryQuant(StatefulModule):
     """``(abs(x) > threshold * scale) * sign(x) * scale``; gradient ``g * scale`` where the code is not 0.
 
     Args:

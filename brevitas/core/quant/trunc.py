@@ -58,7 +58,7 @@ class TruncScalingWrapper(StatefulModule):
         return torch.exp2(round_ste(tensor_clamp_ste(shift, torch.zeros_like(removed), removed)))
 
 
-class TruncIntQuant(brevitas.jit.ScriptModule):
+class TruncIntQuant(StatefulModule):
     """Codes of ``input_bit_width`` bits in, codes of fewer bits and a coarser scale out.
 
     Args:
