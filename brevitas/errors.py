@@ -34,7 +34,7 @@ class UnknownOptionError(QuantConfigError, TypeError):
 
 
 class SpecError(QuantConfigError):
-    """Something written as data, a quantizer, a model or a recipe, has no meaning; the message starts with its place."""
+    """Something written as data (a quantizer, a model, a recipe) has no meaning; the message starts with its place."""
 
 
 class QuantMetadataError(BrevitasError, RuntimeError):

@@ -22,7 +22,17 @@ from typing import Any
 from brevitas.errors import QuantConfigError
 from injector import suggest
 
-__all__ = ["ENTRY_POINTS", "Choices", "choices", "legal_names", "preset", "presets", "register", "register_preset"]
+__all__ = [
+    "ENTRY_POINTS",
+    "Choices",
+    "choices",
+    "legal_names",
+    "preset",
+    "presets",
+    "register",
+    "register_preset",
+    "registered_classes",
+]
 
 #: Group of the entry points that register more names.
 ENTRY_POINTS = "brevitas.quant"
@@ -70,6 +80,11 @@ class Choices:
     def names(self) -> tuple[str, ...]:
         """The legal names, registered ones last."""
         return tuple(self._classes)
+
+    @property
+    def classes(self) -> tuple[type, ...]:
+        """The module classes that the names stand for."""
+        return tuple(cls for cls in self._classes.values() if cls is not None)
 
     def name_of(self, written: Any) -> str:
         """The legal name that a declaration's value stands for; members and strings, in any case.
@@ -138,6 +153,12 @@ def legal_names(directive: str) -> tuple[str, ...]:
     """As :func:`choices`, with the names of other packages; nothing for a directive that has no choices."""
     _load_plugins()
     return tuple(dict.fromkeys(name for c in _all_choices if c.directive == directive for name in c.names))
+
+
+def registered_classes() -> tuple[type, ...]:
+    """Every module class that a value of an enum directive stands for."""
+    _load_plugins()
+    return tuple({cls: None for c in _all_choices for cls in c.classes})
 
 
 def register(
@@ -217,7 +238,7 @@ def register_preset(quantizer: type, name: str | None = None) -> type:
 def _library_presets() -> dict[str, type]:
     from brevitas import quant
 
-    return {name: getattr(quant, name) for name in quant.__all__}
+    return {name: getattr(quant, name) for name in quant.__all__ if inspect.isclass(getattr(quant, name))}
 
 
 def presets() -> dict[str, type]:
