@@ -100,13 +100,15 @@ def require(condition: Callable[[], Tensor], summary: str, message: Callable[[],
 
 def describe_source(source: Source | None) -> str:
     """The producer of a grid, with the path of its module where that is known."""
-    if source is None:
-        return "an unnamed producer"
-    if source.is_quantizer:
+    if source is not None and source.is_quantizer:
         found = find_module(lambda module: getattr(module, "source", None) == source)
         if found and found[0]:
             return f"{source.name} '{found[0]}'"
-    return source.name
+    return _name(source)
+
+
+def _name(source: Source | None) -> str:
+    return "an unnamed producer" if source is None else source.name
 
 
 def place() -> str:
@@ -136,7 +138,7 @@ def require_same(a: QuantTensor, b: QuantTensor, field: str, op: str, rtol: floa
         raise QuantMetadataError(_mismatch(a, b, field, label, op))
     require(
         lambda: all_equal(left, right, rtol),
-        f"{op}: the operands have different {label}s",
+        f"{op}: the operands have different {label}s, from {_name(a.source)} and from {_name(b.source)}",
         lambda: _mismatch(a, b, field, label, op),
     )
 

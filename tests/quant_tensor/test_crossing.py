@@ -103,7 +103,7 @@ def test_compiled_code_asserts_the_common_scale(backend):
     x = torch.ones(3)
     assert torch.equal(compiled(x), adding(x))
     adding.right.scale.data.fill_(0.25)
-    with pytest.raises(RuntimeError, match="add: the operands have different scales"):
+    with pytest.raises(RuntimeError, match="add: the operands have different scales, from left and from right"):
         compiled(x)
 
 
@@ -114,7 +114,7 @@ def test_compiled_kernels_assert_the_common_scale():
     with torch.no_grad():
         compiled(torch.ones(3))
         adding.right.scale.data.fill_(0.25)
-        with pytest.raises(RuntimeError, match="add: the operands have different scales"):
+        with pytest.raises(RuntimeError, match="add: the operands have different scales, from left and from right"):
             compiled(torch.ones(3))
 
 
@@ -124,7 +124,7 @@ def test_exported_code_asserts_the_common_scale(strict):
     exported = torch.export.export(adding, (torch.ones(3),), strict=strict).module()
     assert torch.equal(exported(torch.ones(3)), adding(torch.ones(3)))
     exported.get_parameter("right.scale").data.fill_(0.25)
-    with pytest.raises(RuntimeError, match="add: the operands have different scales"):
+    with pytest.raises(RuntimeError, match="add: the operands have different scales, from left and from right"):
         exported(torch.ones(3))
 
 
