@@ -42,7 +42,7 @@ _presets: dict[str, type] = {}
 _plugins_loaded = False
 
 
-def _load_plugins() -> bool:
+def load_plugins() -> bool:
     """Call what other packages register, once. Whether anything was called."""
     global _plugins_loaded
     if _plugins_loaded:
@@ -93,7 +93,7 @@ class Choices:
             QuantConfigError: there is none, or it has no meaning for these roles.
         """
         name = str(written).upper() if isinstance(written, str | Enum) else ""
-        if name in self._classes or (_load_plugins() and name in self._classes):
+        if name in self._classes or (load_plugins() and name in self._classes):
             return name
         legal = ", ".join(self.names)
         if name in self._unavailable:
@@ -151,13 +151,13 @@ def choices(directive: str, role: str | None = None) -> tuple[str, ...]:
 
 def legal_names(directive: str) -> tuple[str, ...]:
     """As :func:`choices`, with the names of other packages; nothing for a directive that has no choices."""
-    _load_plugins()
+    load_plugins()
     return tuple(dict.fromkeys(name for c in _all_choices if c.directive == directive for name in c.names))
 
 
 def registered_classes() -> tuple[type, ...]:
     """Every module class that a value of an enum directive stands for."""
-    _load_plugins()
+    load_plugins()
     return tuple({cls: None for c in _all_choices for cls in c.classes})
 
 
@@ -247,7 +247,7 @@ def presets() -> dict[str, type]:
     >>> 'Int8WeightPerTensorFloat' in presets()
     True
     """
-    _load_plugins()
+    load_plugins()
     return {**_library_presets(), **_presets}
 
 

@@ -17,14 +17,23 @@ from pathlib import Path
 from typing import Any
 
 from brevitas.errors import QuantConfigError, SpecError
+from brevitas.quant.directives import DIRECTIVES
 from brevitas.quant.registry import presets
 from brevitas.quant.site import is_quantizer
 from brevitas.quant.spec_check import check_names, check_value, role_of
 from brevitas.quant.spec_values import decode, encode
 from brevitas.quant.spec_version import migrated
-from brevitas.utils.located import LocatedMapping, SpecLocation, as_located, did_you_mean, read_text, read_yaml
+from brevitas.utils.located import (
+    LocatedList,
+    LocatedMapping,
+    SpecLocation,
+    as_located,
+    did_you_mean,
+    read_text,
+    read_yaml,
+)
 from brevitas.utils.references import is_reference, load_reference, reference
-from injector import Declaration, DependencyError, SourceLocation, caller_location, declarations, override
+from injector import Declaration, DependencyError, SourceLocation, caller_location, declarations, override, suggest
 
 __all__ = ["from_spec", "quantizer_from", "same_declaration", "to_spec"]
 
@@ -60,7 +69,7 @@ def to_spec(quantizer: type) -> dict[str, Any]:
         raise QuantConfigError(f"to_spec({quantizer!r}): expected a quantizer class")
     base, differing = min(_described(quantizer), key=lambda found: len(found[1]))
     spec: dict[str, Any] = {"base": base}
-    for declaration in differing:
+    for declaration in sorted(differing, key=_order):
         name = declaration.name
         if name in RESERVED:
             raise QuantConfigError(
@@ -71,6 +80,14 @@ def to_spec(quantizer: type) -> dict[str, Any]:
         except QuantConfigError as error:
             raise QuantConfigError(f"{quantizer.__name__}.{name} (set in {declaration}): {error}") from error
     return spec
+
+
+def _order(declaration: Declaration) -> tuple[int, str]:
+    """The order of the vocabulary, then the alphabet, so that equal quantizers give equal texts."""
+    return _PLACES.get(declaration.name, len(_PLACES)), declaration.name
+
+
+_PLACES = {name: place for place, name in enumerate(DIRECTIVES)}
 
 
 def _described(quantizer: type) -> Iterator[tuple[Any, list[Declaration]]]:
@@ -164,8 +181,8 @@ def quantizer_from(data: Any, place: SpecLocation, role: str | None = None) -> A
     if not isinstance(data, LocatedMapping):
         raise SpecError(f"{place}: expected a quantizer, a preset name or a mapping with 'base', found {data!r}")
     if "base" not in data:
-        near = did_you_mean("base", [key for key in data if key not in ("version",)])
-        hint = near if near.startswith("; did") else ""
+        near = suggest("base", [key for key in data if key not in DIRECTIVES])
+        hint = f"; is {near[0]!r} meant to be it?" if near else ""
         raise SpecError(f"{data.where()}: 'base' is missing: the name of a preset or package.module:Class{hint}")
     base = _bases(data["base"], data.place("base"), role)
     objects: dict[str, Any] = {}
@@ -182,7 +199,8 @@ def quantizer_from(data: Any, place: SpecLocation, role: str | None = None) -> A
     try:
         quantizer = override(base, objects, places)
     except DependencyError as error:
-        raise SpecError(f"{places[next(iter(objects))]}: {error}") from error
+        name = error.path[-1] if error.path and error.path[-1] in places else next(iter(objects))
+        raise SpecError(f"{places[name]}: {error}") from error
     check_names(quantizer, base, places)
     return quantizer
 
@@ -191,8 +209,9 @@ def _bases(data: Any, place: SpecLocation, role: str | None) -> type:
     if isinstance(data, list):
         if not data:
             raise SpecError(f"{place}: 'base' is an empty list; give the name of a preset or package.module:Class")
-        found = [_base(item, place, None) for item in data]
-        combined: type = reduce(lambda left, right: left & right, found)
+        places = data.places if isinstance(data, LocatedList) else [place] * len(data)
+        found: list[Any] = [_base(item, at, None) for item, at in zip(data, places, strict=True)]
+        combined: Any = reduce(lambda left, right: left & right, found)
         return _of_role(combined, place, role)
     return _base(data, place, role)
 

@@ -7,8 +7,9 @@
 <QuantType.INT: 'INT'>
 
 Numbers, booleans, texts and ``None`` are themselves, a tuple is a list, an enum member its name, a class or function
-the reference ``package.module:Name``. What remains is a mapping with one key that says what it is: ``value`` (a reference
-to the function of a ``@value``), ``link`` (``this.scaling_shape``), ``tensor``, ``device``, ``list``, ``dict``, ``text``.
+the reference ``package.module:Name``. What remains is a mapping with one key that says what it is: ``value`` (a
+reference to the function of a ``@value``), ``link`` (``this.scaling_shape``), ``tensor``, ``device``, ``list``,
+``dict``, ``text``.
 """
 
 from __future__ import annotations
