@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from brevitas.errors import SpecError
@@ -19,6 +18,7 @@ from brevitas.utils.located import (
     SpecLocation,
     as_located,
     did_you_mean,
+    path_of,
     read_text,
     read_yaml,
 )
@@ -78,20 +78,13 @@ def read_model_spec(spec: Any, caller: SourceLocation) -> LocatedMapping:
     Raises:
         SpecError: no YAML, no mapping, or another version.
     """
-    if isinstance(spec, Path):
-        document: Any = read_yaml(spec)
-        return migrated(document, required=True)
-    if isinstance(spec, str):
-        document = read_text(spec, "<text>")
-        if isinstance(document, str) and "\n" not in spec:
-            raise SpecError(
-                f"expected a dict, YAML text or a pathlib.Path, found the text {spec!r}; a file is Path({spec!r})"
-            )
-    else:
-        document = as_located(spec, caller)
+    path = path_of(spec)
+    if path is not None:
+        return migrated(read_yaml(path), required=True)
+    document = read_text(spec, "<text>") if isinstance(spec, str) else as_located(spec, caller)
     if not isinstance(document, LocatedMapping):
         raise SpecError(
-            f"{SpecLocation(caller.file, caller.line)}: expected a mapping with 'rules', found {document!r}"
+            f"{SpecLocation(caller.file, caller.line)}: expected a mapping, YAML text or a path, found {document!r}"
         )
     return migrated(document)
 
@@ -107,8 +100,8 @@ def rules_of(document: LocatedMapping) -> list[Rule]:
             raise SpecError(f"{document.where(key)}: unknown key '{key}'{did_you_mean(key, MODEL_KEYS)}")
     if "steps" in document:
         raise SpecError(
-            f"{document.where('steps')}: 'steps' is reserved for methods that work on a trained model, and there are none "
-            f"yet; remove it, and call what you need on the model that apply_spec returns"
+            f"{document.where('steps')}: 'steps' is reserved for methods that work on a trained model, and there are "
+            "none yet; remove it, and call what you need on the model that apply_spec returns"
         )
     if "rules" not in document and "preset" not in document:
         raise SpecError(f"{document.where()}: a model spec needs 'rules' or 'preset', version {VERSION}")
@@ -204,7 +197,8 @@ def _quantizer(rule: LocatedMapping, role: str) -> LocatedMapping | None:
         value = named
     if not isinstance(value, LocatedMapping):
         raise SpecError(
-            f"{place}: '{role}' is {_shown(value)}; expected null, the name of a preset, or a mapping with base and directives"
+            f"{place}: '{role}' is {_shown(value)}; expected null, the name of a preset, or a mapping with base and "
+            "directives"
         )
     if "share" in value:
         return _share(value)

@@ -158,8 +158,9 @@ def from_spec(spec: Mapping[str, Any] | str | Path) -> Any:
 
 def _read(spec: Any, caller: SourceLocation) -> tuple[Any, SpecLocation]:
     here = SpecLocation(caller.file, caller.line)
-    if isinstance(spec, Path):
-        document = read_yaml(spec)
+    path = path_of(spec)
+    if path is not None:
+        document = read_yaml(path)
         return migrated(document, required=True), document.location
     if isinstance(spec, str):
         document = read_text(spec, "<text>")

@@ -9,6 +9,7 @@ Every error of this module is a :class:`SpecError` whose message starts with the
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ __all__ = [
     "SpecLocation",
     "as_located",
     "did_you_mean",
+    "path_of",
     "read_text",
     "read_yaml",
 ]
@@ -162,6 +164,17 @@ def read_yaml(path: Path) -> LocatedMapping:
     if not isinstance(document, LocatedMapping):
         raise SpecError(f"{path}:1:1: expected a mapping, found {_kind(document)}")
     return document
+
+
+def path_of(spec: object) -> Path | None:
+    """The path that ``spec`` is: a ``Path``, or a text that ends like the name of a YAML file; ``None`` for data.
+
+    >>> path_of("nets/lenet.yaml"), path_of("base: IntBias")
+    (PosixPath('nets/lenet.yaml'), None)
+    """
+    if isinstance(spec, str) and "\n" not in spec and spec.endswith((".yaml", ".yml")):
+        return Path(spec)
+    return Path(spec) if isinstance(spec, os.PathLike) else None
 
 
 def _reason(error: Exception, path: Path) -> str:
