@@ -29,6 +29,7 @@ from brevitas.utils.located import (
     SpecLocation,
     as_located,
     did_you_mean,
+    path_of,
     read_text,
     read_yaml,
 )
