@@ -22,6 +22,7 @@ FOUNDATION = (
 ROAD = (
     "brevitas.function",
     "brevitas.core",
+    "brevitas.quant.registry",
     "brevitas.quant.solver",
     "brevitas.quant",
     "brevitas.quant_tensor",

@@ -189,7 +189,9 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
                 use_plain,
             )
         self._check_input_scale(x)
-        signed = bool(x.signed or weight.signed or _shifted(x) or _shifted(weight))
+        signed = any(
+            (x.signed, weight.signed, x.is_shifted, weight.is_shifted, quant_bias is not None and quant_bias.signed)
+        )
         scale = self._accumulator_scale(x, weight)
         if scale.numel() > 1:
             shape = [1] * out.ndim
@@ -199,7 +201,7 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
             scale = scale.reshape(())
         width = self._accumulator_bit_width(x, weight, quant_bias)
         zero_point = torch.zeros((), dtype=scale.dtype, device=scale.device)
-        source = Source.derived(type(self).__name__, fan_in=self.weights_per_output)
+        source = Source.derived(type(self).__name__, fan_in=self.weights_per_output, shifted=False)
         return QuantTensor.unchecked(out, scale, zero_point, width, signed, self.training, source)  # type: ignore[attr-defined]
 
     def _accumulator_scale(self, x: QuantTensor, weight: QuantTensor) -> Tensor:
@@ -226,8 +228,8 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
             input_signed=x.signed,
             weight_signed=weight.signed,
             weight_narrow_range=bool(self.weight_quant.is_narrow_range),
-            input_shifted=_shifted(x),
-            weight_shifted=_shifted(weight),
+            input_shifted=x.is_shifted,
+            weight_shifted=weight.is_shifted,
             bias_range=bias_range,
         )
 
@@ -270,12 +272,3 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
 
 def _value(x: Tensor | QuantTensor) -> Tensor:
     return x.value if isinstance(x, QuantTensor) else x
-
-
-def _shifted(x: QuantTensor) -> bool:
-    """Whether the zero point may be other than 0: known from the quantizer; a tensor of unknown origin is looked at."""
-    if x.source is not None and x.source.shifted is not None:
-        return x.source.shifted
-    if torch.compiler.is_compiling():
-        return True
-    return bool((x.zero_point != 0).any())

@@ -144,16 +144,21 @@ class QuantProxyFromInjector(nn.Module):
         Raises:
             QuantConfigError: ``module`` is ``None``, or the layers cannot share one scale; nothing is changed then.
         """
+        if self._track(module):
+            try:
+                self.init_tensor_quant()
+            except Exception:
+                self.tracked_module_list = self.tracked_module_list[:-1]
+                raise
+
+    def _track(self, module: nn.Module | None) -> bool:
+        """Note that ``module`` uses this quantizer; whether that is new."""
         if module is None:
             raise QuantConfigError(f"{self.site}: cannot share a quantizer with None; pass the layer that is to use it")
         if any(m is module for m in self.tracked_module_list):
-            return
+            return False
         self.tracked_module_list = [*self.tracked_module_list, module]
-        try:
-            self.init_tensor_quant()
-        except Exception:
-            self.tracked_module_list = self.tracked_module_list[:-1]
-            raise
+        return True
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         self.__dict__["_load_prefix"] = prefix

@@ -9,11 +9,18 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from brevitas.proxy.accumulator_quant import ClampQuantProxyFromInjector, TruncQuantProxyFromInjector
 from brevitas.proxy.quant_proxy import QuantProxyFromInjector, eval_mode
 from brevitas.quant_tensor import QuantTensor
 from brevitas.utils.module_path import find_module
 
-__all__ = ["ActQuantProxyFromInjector", "ActQuantProxyProtocol", "FusedActivationQuantProxy"]
+__all__ = [
+    "ActQuantProxyFromInjector",
+    "ActQuantProxyProtocol",
+    "ClampQuantProxyFromInjector",
+    "FusedActivationQuantProxy",
+    "TruncQuantProxyFromInjector",
+]
 
 
 @runtime_checkable
@@ -55,6 +62,15 @@ class ActQuantProxyFromInjector(QuantProxyFromInjector):
     """
 
     role = "act"
+
+    def add_tracked_module(self, module: nn.Module | None) -> None:
+        """Share this quantizer, and its statistics, with one more layer.
+
+        Raises:
+            QuantConfigError: ``module`` is ``None``.
+        """
+        # An activation quantizer depends on no parameter of its layers, so there is nothing to resolve again.
+        self._track(module)
 
     def _install(self, tensor_quant: nn.Module | None, values: dict[str, Any]) -> None:
         activation: Any = values.get("act_impl")

@@ -7,10 +7,20 @@
 3
 """
 
-from brevitas.quant import fixed_point, none, scaled_int, shifted_scaled_int
+from brevitas.quant import binary, fixed_point, none, scaled_int, shifted_scaled_int, ternary
+from brevitas.quant.binary import *  # noqa: F403
 from brevitas.quant.fixed_point import *  # noqa: F403
 from brevitas.quant.none import *  # noqa: F403
+from brevitas.quant.registry import add_library_presets
 from brevitas.quant.scaled_int import *  # noqa: F403
 from brevitas.quant.shifted_scaled_int import *  # noqa: F403
+from brevitas.quant.ternary import *  # noqa: F403
 
-__all__ = sorted([*fixed_point.__all__, *none.__all__, *scaled_int.__all__, *shifted_scaled_int.__all__])
+_MODULES = (binary, fixed_point, none, scaled_int, shifted_scaled_int, ternary)
+__all__ = sorted(name for module in _MODULES for name in module.__all__)
+
+# After the presets, which these look up by name.
+from brevitas.quant.spec import from_spec as from_spec  # noqa: E402
+from brevitas.quant.spec import to_spec as to_spec  # noqa: E402
+
+add_library_presets({name: getattr(module, name) for module in _MODULES for name in module.__all__})

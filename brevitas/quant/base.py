@@ -10,9 +10,12 @@ A fragment has no solver, so it resolves to nothing by itself.
 
 from typing import Any
 
-from brevitas.core.stats import NegativeMinOrZero, NegativePercentileOrZero
+from brevitas.core.function_wrapper import OverOutputChannelView, TensorClampSte
+from brevitas.core.quant import ClampedBinaryQuant, DecoupledIntQuant, DecoupledRescalingIntQuant
+from brevitas.core.scaling import ParameterScaling, StatsFromParameterScaling
+from brevitas.core.stats import AbsMaxL2, NegativeMinOrZero, NegativePercentileOrZero
 from brevitas.core.zero_point import MinUintZeroPoint, ParameterFromRuntimeMinZeroPoint, ZeroZeroPoint
-from brevitas.inject import ExtendedInjector
+from brevitas.inject import ExtendedInjector, value
 from brevitas.inject.enum import (
     BitWidthImplType,
     FloatToIntImplType,
@@ -35,10 +38,14 @@ __all__ = [
     "PerChannelPoTScaling8bit",
     "PerTensorFloatScaling8bit",
     "PerTensorPoTScaling8bit",
+    "IntTrunc",
+    "PerTensorConstScaling2bit",
     "ShiftedMinUintQuant",
     "ShiftedParamFromPercentileUintQuant",
     "ShiftedRuntimeMinToUintQuant",
+    "SignedBinaryClampedConst",
     "UintQuant",
+    "WeightPerTensorFloatDecoupledL2Param",
 ]
 
 
@@ -178,3 +185,56 @@ class PerChannelPoTScaling8bit(ExtendedInjector):
     scaling_per_output_channel: Any = True
     restrict_scaling_type: Any = RestrictValueType.POWER_OF_TWO
     restrict_value_float_to_int_impl_type: Any = FloatToIntImplType.CEIL
+
+
+class PerTensorConstScaling2bit(ExtendedInjector):
+    """2 bits, one constant float scale, which the quantizer declares."""
+
+    bit_width: Any = 2
+    scaling_per_output_channel: Any = False
+    scaling_impl_type: Any = ScalingImplType.CONST
+    restrict_scaling_type: Any = RestrictValueType.FP
+
+
+class SignedBinaryClampedConst(ExtendedInjector):
+    """Codes -1 and +1, inputs clamped to the constant scale, which the quantizer declares."""
+
+    tensor_quant: Any = ClampedBinaryQuant
+    quant_type: Any = QuantType.BINARY
+    bit_width: Any = 1
+    signed: Any = True
+    narrow_range: Any = True
+    scaling_impl_type: Any = ScalingImplType.CONST
+    restrict_scaling_type: Any = RestrictValueType.FP
+    scaling_per_output_channel: Any = False
+
+
+class IntTrunc(_Integer):
+    """Truncation to integers, rounding down."""
+
+    float_to_int_impl_type: Any = FloatToIntImplType.FLOOR
+
+
+class WeightPerTensorFloatDecoupledL2Param(_Integer):
+    """A scale to round with, from the L2 norm of the channels' maxima, and a learned one to return to the real axis."""
+
+    tensor_quant: Any = DecoupledRescalingIntQuant
+    decoupled_int_quant: Any = DecoupledIntQuant
+    signed: Any = True
+    narrow_range: Any = True
+    zero_point_impl: Any = ZeroZeroPoint
+    pre_zero_point_impl: Any = ZeroZeroPoint
+    tensor_clamp_impl: Any = TensorClampSte
+    scaling_per_output_channel: Any = False
+    restrict_scaling_type: Any = RestrictValueType.FP
+    pre_scaling_impl: Any = StatsFromParameterScaling
+    scaling_impl: Any = ParameterScaling
+    scaling_stats_impl: Any = AbsMaxL2
+    scaling_stats_input_view_shape_impl: Any = OverOutputChannelView
+    scaling_stats_input_concat_dim: Any = 1
+    stats_reduce_dim: Any = 1
+    affine_rescaling: Any = False
+
+    @value
+    def scaling_init(pre_scaling_impl: Any, tracked_parameter_list: Any) -> Any:
+        return pre_scaling_impl(tracked_parameter_list[0]).detach()

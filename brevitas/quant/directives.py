@@ -25,13 +25,14 @@ from brevitas.inject.enum import (
     ScalingImplType,
     ScalingPerOutputType,
     StatsOp,
+    TruncScalingImplType,
 )
 from brevitas.quant.registry import legal_names
 
 __all__ = ["ALIASES", "DIRECTIVES", "ROLE_NAMES", "Directive"]
 
 #: Letters by which the table names the roles of a quantizer.
-ROLE_NAMES = {"W": "weight", "A": "act", "B": "bias"}
+ROLE_NAMES = {"W": "weight", "A": "act", "B": "bias", "T": "trunc", "C": "clamp"}
 
 #: Other spellings of one directive: name written -> name read.
 ALIASES = {
@@ -135,10 +136,10 @@ def _enum(
 
 
 _TABLE = (
-    _enum("quant_type", "WAB", QuantType, "selects the quantizer", "per preset", ("", ())),
+    _enum("quant_type", "WABTC", QuantType, "selects the quantizer", "per preset", ("", ())),
     Directive(
         "bit_width",
-        "WAB",
+        "WABT",
         _int_in(1, 32),
         "an int from 1 to 32",
         "number of bits of a code",
@@ -146,10 +147,10 @@ _TABLE = (
         "the quantizer has a width of its own",
         ("quant_type", "requires_input_bit_width"),
     ),
-    _enum("bit_width_impl_type", "WAB", BitWidthImplType, "constant or learned bit width", "CONST", _INT),
+    _enum("bit_width_impl_type", "WABTC", BitWidthImplType, "constant or learned bit width", "CONST", _INT),
     Directive(
         "min_bit_width",
-        "WAB",
+        "WABT",
         _int_in(2, 32),
         "an int from 2 to 32",
         "smallest width that can be learned",
@@ -158,7 +159,7 @@ _TABLE = (
     ),
     Directive(
         "override_pretrained_bit_width",
-        "WAB",
+        "WABT",
         _is_bool,
         "True or False",
         "keep the declared width when a checkpoint holds another",
@@ -167,7 +168,7 @@ _TABLE = (
     ),
     Directive(
         "restrict_bit_width_impl",
-        "WAB",
+        "WABT",
         _is_module_class,
         "a module class",
         "how a learned width is made an integer",
@@ -183,10 +184,10 @@ _TABLE = (
         "leave out the most negative code (signed) or the largest (unsigned)",
         "per preset",
     ),
-    _enum("float_to_int_impl_type", "WAB", FloatToIntImplType, "rounding of the quantizer", "ROUND", _INT),
+    _enum("float_to_int_impl_type", "WABT", FloatToIntImplType, "rounding of the quantizer", "ROUND", _INT),
     Directive(
         "quant_delay_steps",
-        "WAB",
+        "WABT",
         lambda v: _is_int(v) and v >= 0,
         "an int of at least 0",
         "number of first training forwards that return the float input",
@@ -444,6 +445,35 @@ _TABLE = (
         "requires_input_bit_width", "B", _is_bool, "True or False", "the layer supplies the bit width", "per preset"
     ),
     Directive(
+        "bit_width_to_remove",
+        "C",
+        lambda v: _is_int(v) and v >= 0,
+        "an int of at least 0",
+        "most significant bits to take off",
+        "required",
+        *_INT,
+        example="bit_width_to_remove = 4",
+    ),
+    Directive(
+        "min_overall_bit_width",
+        "C",
+        _int_in(1, 32),
+        "an int from 1 to 32",
+        "smallest width that may be left",
+        "2",
+        *_INT,
+    ),
+    Directive(
+        "max_overall_bit_width",
+        "C",
+        _int_in(1, 32),
+        "an int from 1 to 32",
+        "largest width that may be left",
+        "32",
+        *_INT,
+    ),
+    _enum("trunc_scaling_impl_type", "T", TruncScalingImplType, "how far a truncation shifts", "MSB", _INT),
+    Directive(
         "act_impl",
         "A",
         lambda v: v is None or _is_module_class(v),
@@ -468,7 +498,7 @@ _TABLE = (
         "parameters that statistics run over",
         "set by the proxy",
     ),
-    Directive("proxy_class", "WAB", inspect.isclass, "a proxy class", "the proxy to build", "by role"),
+    Directive("proxy_class", "WABTC", inspect.isclass, "a proxy class", "the proxy to build", "by role"),
 )
 
 #: Every directive by name.

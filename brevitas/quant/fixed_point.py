@@ -7,6 +7,7 @@
 
 from typing import Any
 
+from brevitas.inject.enum import RestrictValueType
 from brevitas.quant.base import (
     IntQuant,
     MaxStatsScaling,
@@ -16,10 +17,12 @@ from brevitas.quant.base import (
     PerChannelPoTScaling8bit,
     PerTensorPoTScaling8bit,
     UintQuant,
+    WeightPerTensorFloatDecoupledL2Param,
 )
 from brevitas.quant.solver import ActQuantSolver, BiasQuantSolver, WeightQuantSolver
 
 __all__ = [
+    "Int4WeightPerTensorFixedPointDecoupled",
     "Int8ActPerTensorFixedPoint",
     "Int8ActPerTensorFixedPointMinMaxInit",
     "Int8BiasPerTensorFixedPointInternalScaling",
@@ -63,3 +66,10 @@ class Int8BiasPerTensorFixedPointInternalScaling(IntQuant, MaxStatsScaling, PerT
 
     requires_input_scale: Any = False
     requires_input_bit_width: Any = False
+
+
+class Int4WeightPerTensorFixedPointDecoupled(WeightPerTensorFloatDecoupledL2Param, WeightQuantSolver):
+    """As ``Int4WeightPerTensorFloatDecoupled``, with power-of-two scales."""
+
+    bit_width: Any = 4
+    restrict_scaling_type: Any = RestrictValueType.POWER_OF_TWO

@@ -9,9 +9,9 @@ from typing import Any
 
 from brevitas.inject import ExtendedInjector
 from brevitas.inject.enum import QuantType
-from brevitas.quant.solver import ActQuantSolver, BiasQuantSolver, WeightQuantSolver
+from brevitas.quant.solver import ActQuantSolver, BiasQuantSolver, ClampQuantSolver, TruncQuantSolver, WeightQuantSolver
 
-__all__ = ["NoneActQuant", "NoneBiasQuant", "NoneWeightQuant"]
+__all__ = ["NoneActQuant", "NoneBiasQuant", "NoneClampQuant", "NoneTruncQuant", "NoneWeightQuant"]
 
 
 class _Float(ExtendedInjector):
@@ -31,3 +31,11 @@ class NoneBiasQuant(_Float, BiasQuantSolver):
 
     requires_input_scale: Any = False
     requires_input_bit_width: Any = False
+
+
+class NoneTruncQuant(_Float, TruncQuantSolver):
+    """No truncation."""
+
+
+class NoneClampQuant(_Float, ClampQuantSolver):
+    """No clamping."""

@@ -38,6 +38,7 @@ __all__ = [
 ENTRY_POINTS = "brevitas.quant"
 
 _all_choices: list[Choices] = []
+_library_presets: dict[str, type] = {}
 _presets: dict[str, type] = {}
 _plugins_loaded = False
 
@@ -229,16 +230,15 @@ def register_preset(quantizer: type, name: str | None = None) -> type:
     if not (inspect.isclass(quantizer) and hasattr(quantizer, "let")):
         raise QuantConfigError(f"register_preset: expected a quantizer class, got {quantizer!r}")
     name = name or quantizer.__name__
-    if _presets.get(name, quantizer) is not quantizer or name in _library_presets():
+    if _presets.get(name, quantizer) is not quantizer or name in _library_presets:
         raise QuantConfigError(f"register_preset: there is a preset {name!r} already; pass name= for another")
     _presets[name] = quantizer
     return quantizer
 
 
-def _library_presets() -> dict[str, type]:
-    from brevitas import quant
-
-    return {name: getattr(quant, name) for name in quant.__all__ if inspect.isclass(getattr(quant, name))}
+def add_library_presets(found: Mapping[str, type]) -> None:
+    """Make the library's own presets known; called once, by ``brevitas.quant``."""
+    _library_presets.update(found)
 
 
 def presets() -> dict[str, type]:
@@ -248,7 +248,7 @@ def presets() -> dict[str, type]:
     True
     """
     load_plugins()
-    return {**_library_presets(), **_presets}
+    return {**_library_presets, **_presets}
 
 
 def preset(name: str) -> type:

@@ -9,8 +9,10 @@
 from typing import Any
 
 from brevitas.inject import value
+from brevitas.inject.enum import FloatToIntImplType
 from brevitas.quant.base import (
     IntQuant,
+    IntTrunc,
     MaxStatsScaling,
     NarrowIntQuant,
     ParamFromRuntimePercentileScaling,
@@ -18,8 +20,9 @@ from brevitas.quant.base import (
     PerChannelFloatScaling8bit,
     PerTensorFloatScaling8bit,
     UintQuant,
+    WeightPerTensorFloatDecoupledL2Param,
 )
-from brevitas.quant.solver import ActQuantSolver, BiasQuantSolver, WeightQuantSolver
+from brevitas.quant.solver import ActQuantSolver, BiasQuantSolver, TruncQuantSolver, WeightQuantSolver
 
 __all__ = [
     "Int16Bias",
@@ -27,11 +30,14 @@ __all__ = [
     "Int32Bias",
     "Int8ActPerTensorFloat",
     "Int8ActPerTensorFloatMinMaxInit",
+    "Int4WeightPerTensorFloatDecoupled",
     "Int8Bias",
     "Int8BiasPerTensorFloatInternalScaling",
     "Int8WeightPerChannelFloat",
     "Int8WeightPerTensorFloat",
     "IntBias",
+    "RoundTo8bit",
+    "TruncTo8bit",
     "Uint8ActPerTensorFloat",
     "Uint8ActPerTensorFloatMaxInit",
 ]
@@ -102,3 +108,21 @@ class Int8BiasPerTensorFloatInternalScaling(IntQuant, MaxStatsScaling, PerTensor
 
     requires_input_scale: Any = False
     requires_input_bit_width: Any = False
+
+
+class Int4WeightPerTensorFloatDecoupled(WeightPerTensorFloatDecoupledL2Param, WeightQuantSolver):
+    """Weights in [-7, 7]; rounded with a scale from the L2 norm of channel maxima, returned with a learned one."""
+
+    bit_width: Any = 4
+
+
+class TruncTo8bit(IntTrunc, TruncQuantSolver):
+    """Keep the 8 most significant bits, rounding down; scale = s_in * 2^removed."""
+
+    bit_width: Any = 8
+
+
+class RoundTo8bit(TruncTo8bit):
+    """Keep the 8 most significant bits, rounding half to even; scale = s_in * 2^removed."""
+
+    float_to_int_impl_type: Any = FloatToIntImplType.ROUND

@@ -49,6 +49,8 @@ _READ_BY_PROXY = {
     "weight": ("signed", "narrow_range"),
     "act": ("signed", "narrow_range", "act_impl", "passthrough_act"),
     "bias": ("signed", "narrow_range", "requires_input_scale", "requires_input_bit_width"),
+    "trunc": ("narrow_range",),
+    "clamp": ("signed", "narrow_range"),
 }
 
 

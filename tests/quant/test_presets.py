@@ -260,3 +260,131 @@ def test_relu_starts_from_the_percentile_and_learns():
     assert value.item() == pytest.approx(3.0, rel=1e-6)
     relu(x).sum().backward()
     assert value.grad is not None and value.grad.abs() > 0
+
+
+def test_binary_weight_and_its_latent_clipping():
+    layer = QuantLinear(4, 2, weight_quant=quant.SignedBinaryWeightPerTensorConst)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[0.3, -0.3, 0.05, 0.0], [-0.05, 0.0, 0.2, -0.2]]))
+    latent = layer.weight.detach().clone()
+    expected = torch.tensor([[1, -1, 1, 1], [-1, 1, 1, -1]])
+    assert torch.equal(layer.int_weight(), expected.int())
+    assert layer.quant_weight_scale().item() == pytest.approx(0.1) and layer.quant_weight_bit_width().item() == 1
+    assert torch.equal(layer.weight, latent)  # a getter does not clip
+    layer.eval()(torch.randn(1, 4))
+    assert torch.equal(layer.weight, latent)  # nor does eval
+    layer.train()(torch.randn(1, 4)).sum().backward()
+    torch.testing.assert_close(layer.weight.detach(), latent.clamp(-0.1, 0.1))
+    assert (layer.weight.grad != 0).any()
+
+
+def test_ternary_weight_is_a_narrow_two_bit_integer():
+    layer = QuantLinear(5, 1, weight_quant=quant.SignedTernaryWeightPerTensorConst)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[0.3, -0.3, 0.05, 0.051, -0.02]]))
+    # 0.05 / 0.1 is exactly half: it rounds to the even code 0.
+    assert layer.int_weight().tolist() == [[1, -1, 0, 1, 0]]
+    assert layer.quant_weight_bit_width().item() == 2 and layer.quant_weight_scale().item() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("preset", [quant.SignedBinaryActPerTensorConst, quant.SignedTernaryActPerTensorConst])
+def test_binary_and_ternary_activations(preset):
+    layer = QuantIdentity(preset, return_quant_tensor=True)
+    x = torch.tensor([-3.0, -0.6, -0.4, 0.0, 0.4, 0.6, 3.0], requires_grad=True)
+    y = layer(x)
+    binary = preset is quant.SignedBinaryActPerTensorConst
+    assert y.int().tolist() == ([-1, -1, -1, 1, 1, 1, 1] if binary else [-1, -1, 0, 0, 0, 1, 1])
+    y.value.sum().backward()
+    # Inputs beyond the range get no gradient: for the integer quantizer, beyond it after rounding.
+    assert x.grad.tolist() == [0, 1, 1, 1, 1, 1, 0]
+    assert y.scale.item() == 1 and y.bit_width.item() == (1 if binary else 2)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize(
+    "preset", [quant.Int4WeightPerTensorFloatDecoupled, quant.Int4WeightPerTensorFixedPointDecoupled]
+)
+def test_decoupled_weight_is_its_formula(preset, bits):
+    weight = np.random.default_rng(bits).normal(0.1, 0.3, (5, 16)).astype(np.float32)
+    torch.manual_seed(0)
+    layer = QuantLinear(16, 5, weight_quant=preset, weight_bit_width=bits)
+    power_of_two = "FixedPoint" in preset.__name__
+    levels = 2 ** (bits - 1) if power_of_two else 2 ** (bits - 1) - 1
+
+    def threshold(w):
+        t = np.sqrt((np.abs(w).max(axis=1) ** 2).sum() / len(w))
+        return power_of_two_above(t) if power_of_two else t
+
+    post = (
+        threshold(layer.weight.detach().numpy().astype(np.float64)) / levels
+    )  # learned, from the weight at construction
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weight))
+    pre = threshold(weight.astype(np.float64)) / levels
+    limit = 2 ** (bits - 1) - 1
+    codes = np.clip(np.round(weight.astype(np.float64) / pre), -limit, limit)
+    qt = layer.quant_weight()
+    np.testing.assert_allclose(qt.scale.item(), post, rtol=1e-6)
+    np.testing.assert_array_equal(qt.int().numpy(), codes)
+    np.testing.assert_allclose(qt.value.detach().numpy(), codes * post, rtol=1e-5, atol=1e-9)
+
+
+def test_quantizers_at_one_bit():
+    unsigned = QuantReLU(bit_width=1, return_quant_tensor=True)(torch.tensor([-1.0, 0.2, 0.8, 1.0]))
+    assert unsigned.int().tolist() == [0, 0, 1, 1]
+    shifted = weight_layer(np.array([[-0.2, 0.0, 0.4, 0.6]], np.float32), ShiftedUint8WeightPerTensorFloat, 1)
+    assert shifted.int_weight().unique().numel() == 2
+
+
+def test_learned_bit_width_trains_with_the_weight():
+    layer = QuantLinear(8, 4, weight_bit_width=4, weight_bit_width_impl_type="parameter")
+    layer(torch.randn(2, 8)).square().sum().backward()
+    names = dict(layer.named_parameters())
+    offset = names["weight_quant.tensor_quant.msb_clamp_bit_width_impl.bit_width_offset"]
+    assert offset.grad is not None and layer.quant_weight_bit_width().item() == 4
+
+
+def test_he_threshold():
+    conv = QuantConv2d(4, 8, 3, weight_scaling_impl_type="he")
+    assert conv.quant_weight_scale().item() == pytest.approx((2 / 36) ** 0.5 / 127, rel=1e-6)
+
+
+def test_affine_statistics_learn_a_factor_and_a_summand():
+    layer = QuantLinear(8, 4, weight_scaling_impl_type="affine_stats")
+    names = [n for n, _ in layer.named_parameters() if n.startswith("weight_quant")]
+    prefix = "weight_quant.tensor_quant.scaling_impl.stats_scaling_impl.affine_rescaling."
+    assert names == [prefix + "affine_weight", prefix + "affine_bias"]
+    assert layer.quant_weight_scale().item() == pytest.approx(layer.weight.abs().max().item() / 127, rel=1e-6)
+
+
+@pytest.mark.parametrize("restrict", ["fp", "log_fp", "int", "power_of_two"])
+def test_every_restriction_can_be_stated(restrict):
+    layer = QuantLinear(8, 4, weight_restrict_scaling_type=restrict)
+    with torch.no_grad():
+        layer.weight.copy_(torch.linspace(-5.4, 5.4, 32).view(4, 8))
+    threshold = {"fp": 5.4, "log_fp": 5.4, "int": 5.0, "power_of_two": 8.0}[restrict]
+    levels = 128 if restrict == "power_of_two" else 127
+    assert layer.quant_weight_scale().item() == pytest.approx(threshold / levels, rel=1e-6)
+
+
+def test_per_channel_activation():
+    layer = QuantIdentity(
+        Int8ActPerTensorFloat,
+        scaling_per_output_channel=True,
+        per_channel_broadcastable_shape=(1, 3, 1, 1),
+        return_quant_tensor=True,
+    )
+    x = torch.randn(4, 3, 5, 5) * torch.tensor([1.0, 10.0, 100.0]).view(1, 3, 1, 1)
+    y = layer(x)
+    assert y.scale.shape == (1, 3, 1, 1) and y.is_valid
+    torch.testing.assert_close(y.scale.flatten(), x.abs().amax((0, 2, 3)) / 128, rtol=1e-5, atol=0)
+
+
+def test_delayed_quantization():
+    layer = QuantIdentity(Int8ActPerTensorFloat, bit_width=2, quant_delay_steps=2)
+    x = torch.randn(16)
+    assert torch.equal(layer(x), x) and torch.equal(layer(x), x)
+    assert not torch.equal(layer(x), x)
+    fresh = QuantLinear(4, 2, weight_quant_delay_steps=5, weight_bit_width=2)
+    assert torch.equal(fresh.weight_quant(fresh.weight).value, fresh.weight)
+    assert not torch.equal(fresh.quant_weight().value, fresh.weight)  # as in eval

@@ -37,7 +37,8 @@ from brevitas.quant.registry import Choices
 
 __all__ = ["BIT_WIDTH", "RESTRICT", "ROUNDING", "STATS", "BaseQuantSolver", "over_channels"]
 
-_EVERY_ROLE = ("weight", "act", "bias")
+_EVERY_ROLE = ("weight", "act", "bias", "trunc", "clamp")
+_SCALED_ROLES = ("weight", "act", "bias")
 
 _NOT_YET = "it is not available in this release."
 
@@ -50,7 +51,7 @@ RESTRICT = Choices(
         RestrictValueType.INT: IntRestrictValue,
         RestrictValueType.POWER_OF_TWO: PowerOfTwoRestrictValue,
     },
-    _EVERY_ROLE,
+    _SCALED_ROLES,
 )
 STATS = Choices(
     "scaling_stats_op",
@@ -65,7 +66,7 @@ STATS = Choices(
         StatsOp.MIN_MAX: AbsMinMax,
         StatsOp.PERCENTILE_INTERVAL: PercentileInterval,
     },
-    _EVERY_ROLE,
+    _SCALED_ROLES,
 )
 ROUNDING = Choices(
     "float_to_int_impl_type",
