@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -94,7 +93,7 @@ def _route(
 def _unknown_keyword(
     layer: nn.Module, slots: list[Slot], keyword: str, given: Any, location: SourceLocation
 ) -> UnknownOptionError:
-    own = [p for p in inspect.signature(type(layer).__init__).parameters if p not in ("self", "kwargs")]
+    own = Site(type(layer).__name__, "", "", layer_type=type(layer)).layer_arguments()
     directives = [s.prefix + name for s in slots for name, d in DIRECTIVES.items() if s.role in d.role_names]
     near = suggest(keyword, [*own, *directives])
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
@@ -107,7 +106,9 @@ def _unknown_keyword(
 
 def _build(layer: nn.Module, slot: Slot, overrides: dict[str, Any], location: SourceLocation) -> nn.Module:
     role = _ROLES[slot.role]
-    site = Site(type(layer).__name__, slot.argument, slot.role, location, slot.prefix, frozenset(overrides))
+    site = Site(
+        type(layer).__name__, slot.argument, slot.role, location, slot.prefix, frozenset(overrides), type(layer)
+    )
     if isinstance(slot.quant, nn.Module):
         return _share(layer, slot, slot.quant, overrides, site)
     quantizer = role.off if slot.quant is None else slot.quant

@@ -60,7 +60,10 @@ def unknown_option(name: str, quantizer: type, site: Site) -> UnknownOptionError
     foreign_roles = {n for n, d in DIRECTIVES.items() if site.role not in d.role_names}
     known = sorted(n for n in known_names(quantizer) - foreign_roles if not n.startswith("_"))
     written = site.written(name)
-    hint = did_you_mean(written, [site.written(k) if name not in site.keywords else site.prefix + k for k in known])
+    if name in site.keywords:
+        hint = did_you_mean(written, [*site.layer_arguments(), *(site.prefix + k for k in known)])
+    else:
+        hint = did_you_mean(written, known)
     error = refusal(
         UnknownOptionError,
         site,

@@ -17,7 +17,7 @@ class Site:
     """Where a quantizer is used: class of the layer, its argument, the role, and the line that built the layer.
 
     ``prefix`` is that of the layer's keywords for this quantizer, ``'weight_'`` for ``weight_bit_width``; ``keywords``
-    are the directives that were given that way.
+    are the directives that were given that way. ``layer_type`` gives a message the layer's own arguments.
     """
 
     layer: str
@@ -26,10 +26,18 @@ class Site:
     location: SourceLocation | None = None
     prefix: str = ""
     keywords: frozenset[str] = frozenset()
+    layer_type: type | None = None
 
     def __str__(self) -> str:
         where = f" ({self.location})" if self.location else ""
         return f"{self.layer}{where}, {self.argument}"
+
+    def layer_arguments(self) -> list[str]:
+        """Names of the arguments of the layer's constructor; none where the layer is not known."""
+        if self.layer_type is None:
+            return []
+        parameters = inspect.signature(self.layer_type.__init__).parameters  # type: ignore[misc]
+        return [name for name in parameters if name not in ("self", "args", "kwargs")]
 
     def written(self, name: str) -> str:
         """The name as the user wrote it: with the layer's prefix if it was a keyword of the layer."""

@@ -146,6 +146,12 @@ MISTAKES = {
         "'strid'",
         "'stride'",
     ),
+    "argument behind a prefix": (
+        lambda: linear(weight_quamt=Int8WeightPerTensorFloat),
+        UnknownOptionError,
+        "'weight_quamt'",
+        "Did you mean 'weight_quant'",
+    ),
     "input keyword": (
         lambda: linear(input_quant=Int8ActPerTensorFloat, input_bitwidth=4),
         UnknownOptionError,
