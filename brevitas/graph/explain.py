@@ -8,28 +8,31 @@ from torch import nn
 
 import injector
 from brevitas.errors import QuantConfigError
+from brevitas.graph.explanation import Explanation, Part, part_of_proxy, part_of_quantizer
 from brevitas.proxy.quant_proxy import QuantProxyFromInjector
 from brevitas.quant.site import is_quantizer
 
-__all__ = ["explain"]
+__all__ = ["Explanation", "explain"]
 
 
-def explain(subject: Any, path: str | None = None) -> str:
+def explain(subject: Any, path: str | None = None) -> Explanation:
     """Text with one line a value: what it is, the class, file and line that set it, what it overrode, who reads it.
 
     >>> from brevitas.nn import QuantLinear
-    >>> print(explain(QuantLinear(4, 2, weight_bit_width=3).weight_quant))
+    >>> why = explain(QuantLinear(4, 2, weight_bit_width=3).weight_quant)
+    >>> print(why)
     QuantLinear (...), weight_quant=Int8WeightPerTensorFloat
     ...
 
+    The text has other forms: ``why.tree()`` for a terminal, ``why.svg()`` and ``why.html()``.
+
     Args:
         subject: a proxy (``layer.weight_quant``), a quantizer class, or a model.
-        path: with a model, the qualified name of a proxy in it, for example ``'conv1.weight_quant'``; or of a
-            layer, for all its
-            quantizers.
+        path: with a model, the qualified name of a proxy in it, for example ``'conv1.weight_quant'``; or of a layer,
+            for all its quantizers.
 
     A quantizer class alone is not resolved, since what it resolves to depends on the layer: its declarations are
-        listed.
+    listed.
 
     Raises:
         QuantConfigError: ``subject`` is none of these, or the model has nothing at ``path``.
@@ -37,17 +40,21 @@ def explain(subject: Any, path: str | None = None) -> str:
     if path is not None:
         subject = _at(subject, path)
     if isinstance(subject, QuantProxyFromInjector):
-        return f"{subject.site}={subject.quant_injector.__name__}\n{_indent(injector.explain(subject.resolution()))}"
+        return Explanation([part_of_proxy(subject)])
     if is_quantizer(subject):
-        return f"{subject.__name__}\n{_indent(injector.explain(subject))}"
+        return Explanation([part_of_quantizer(subject)])
     if isinstance(subject, nn.Module):
-        found = {name: m for name, m in subject.named_modules() if isinstance(m, QuantProxyFromInjector)}
-        if found:
-            return "\n".join(f"{name}: {explain(proxy)}" for name, proxy in found.items())
+        parts = list(_parts(subject))
+        if parts:
+            return Explanation(parts)
     raise QuantConfigError(
         f"explain({subject!r}): expected a proxy such as layer.weight_quant, a quantizer class, or a model with "
         "quantized layers"
     )
+
+
+def _parts(model: nn.Module) -> list[Part]:
+    return [part_of_proxy(m, name) for name, m in model.named_modules() if isinstance(m, QuantProxyFromInjector)]
 
 
 def _at(model: nn.Module, path: str) -> nn.Module:
@@ -58,7 +65,3 @@ def _at(model: nn.Module, path: str) -> nn.Module:
             f"explain: the model has no module '{path}'" + (f"; nearest: {', '.join(near)}" if near else "")
         )
     return modules[path]
-
-
-def _indent(text: str) -> str:
-    return "\n".join("  " + line for line in text.splitlines())
