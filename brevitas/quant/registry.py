@@ -27,6 +27,7 @@ __all__ = [
     "Choices",
     "choices",
     "legal_names",
+    "meanings",
     "preset",
     "presets",
     "register",
@@ -148,6 +149,22 @@ def choices(directive: str, role: str | None = None) -> tuple[str, ...]:
     """
     found = _choices_of(directive, None if role is None else (role,))
     return tuple(dict.fromkeys(name for c in found for name in c.names))
+
+
+def meanings(directive: str, role: str) -> dict[str, type | str | None]:
+    """What each value of an enum directive stands for in a role: a module class, ``None`` for no module at all, or the
+    reason why the role does not have the value.
+
+    >>> meanings('restrict_scaling_type', 'weight')['FP'].__name__
+    'FloatRestrictValue'
+
+    Raises:
+        QuantConfigError: no such directive, or the role does not have it.
+    """
+    found: dict[str, type | str | None] = {}
+    for choice in _choices_of(directive, (role,)):
+        found.update({**choice._classes, **choice._unavailable})
+    return found
 
 
 def legal_names(directive: str) -> tuple[str, ...]:

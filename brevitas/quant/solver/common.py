@@ -25,6 +25,7 @@ from brevitas.core.stats import (
     PercentileInterval,
 )
 from brevitas.core.zero_point import ZeroZeroPoint
+from brevitas.errors import QuantConfigError
 from brevitas.inject import ExtendedInjector, this, value
 from brevitas.inject.enum import (
     BitWidthImplType,
@@ -95,10 +96,18 @@ BIT_WIDTH = Choices(
 
 
 def over_channels(scaling_per_output_channel: bool, scaling_stats_op: Any = None) -> bool:
-    """Whether statistics run over channels: with a scale per channel, and for the average of the channels' maxima."""
-    if scaling_per_output_channel:
-        return True
-    return scaling_stats_op is not None and STATS.name_of(scaling_stats_op) == StatsOp.MAX_AVE
+    """Whether statistics run over channels: with a scale per channel, and for the average of the channels' maxima.
+
+    Raises:
+        QuantConfigError: both, since the average is one threshold for all channels.
+    """
+    averages = scaling_stats_op is not None and STATS.name_of(scaling_stats_op) == StatsOp.MAX_AVE
+    if averages and scaling_per_output_channel:
+        raise QuantConfigError(
+            "scaling_stats_op = MAX_AVE averages over the channels, and scaling_per_output_channel = True asks for one "
+            "threshold each; use MAX, or scaling_per_output_channel = False"
+        )
+    return averages or bool(scaling_per_output_channel)
 
 
 class BaseQuantSolver(ExtendedInjector):
