@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from brevitas.errors import ExportError
-from brevitas.export.manager import ONNXManager, QONNXManager, StdONNXManager, StdQCDQONNXManager, check
+from brevitas.export.manager import ONNXManager, QONNXManager, StdONNXManager, StdQCDQONNXManager, check, lower
 from brevitas.export.targets import Target, get_target, list_targets, register, unregister
 from brevitas.export.tracing import capture
 from brevitas.export.verification import VerifyReport, verify
@@ -42,6 +42,7 @@ __all__ = [
     "export_standard_onnx",
     "get_target",
     "list_targets",
+    "lower",
     "register",
     "unregister",
     "verify",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-__all__ = ["ONNXManager", "QONNXManager", "StdONNXManager", "StdQCDQONNXManager", "check"]
+__all__ = ["ONNXManager", "QONNXManager", "StdONNXManager", "StdQCDQONNXManager", "check", "lower"]
 
 
 def check(
@@ -40,6 +40,26 @@ def check(
     for a model that exports. Raises ExportError where ``target`` is unknown or a package is missing.
     """
     return _examine(module, get_target(target), input_shape, input_t, options)[1]
+
+
+def lower(graph: ir.Model, target: str, **options: Any) -> onnx.ModelProto:
+    """Lower a captured graph to a target: one capture serves several.
+
+    >>> graph = capture(model, [torch.zeros(1, 3, 32, 32)])                                           # doctest: +SKIP
+    >>> protos = [lower(graph, target) for target in ('qdq', 'qonnx')]                                # doctest: +SKIP
+
+    ``graph`` is not changed. ``options`` are ``opset_version``, ``keep_initializers_as_inputs`` and the target's own.
+    Raises ExportError with every violation.
+    """
+    chosen = get_target(target)
+    read, found = read_options(chosen, options, len(graph.graph.inputs))
+    found.extend(
+        Violation("E02", target, f"keyword {name!r}", "keywords of lower", f"pass {name} to capture")
+        for name in ("input_names", "output_names", "dynamic_axes", "do_constant_folding", "verbose")
+        if name in options
+    )
+    raise_violations(found or _violations(graph, chosen, read))
+    return _lower(graph.clone(), chosen, read)
 
 
 def _examine(
@@ -69,21 +89,23 @@ def _examine(
         )
     except ExportViolationError as error:
         return None, list(error.violations), options
+    return graph, _violations(graph, target, options), options
+
+
+def _violations(graph: ir.Model, target: Target, options: ExportOptions) -> list[Violation]:
+    from brevitas.export.lowering.opset import opset_violations
+
     found = target.check(graph, options.for_target())
-    found.extend(_opset_violations(graph, target, options))
-    return graph, sorted(found, key=lambda v: v.is_warning), options
+    found.extend(opset_violations(graph, _opset(graph, target, options), target.key, target.least_opset))
+    if any(not v.is_warning for v in found):
+        found = _with_alternatives(graph, target, found)
+    return sorted(found, key=lambda v: v.is_warning)
 
 
 def _opset(graph: ir.Model, target: Target, options: ExportOptions) -> int:
     if options.opset_version is not None:
         return options.opset_version
     return target.default_opset(graph) if callable(target.default_opset) else target.default_opset
-
-
-def _opset_violations(graph: ir.Model, target: Target, options: ExportOptions) -> list[Violation]:
-    from brevitas.export.lowering.opset import opset_violations
-
-    return opset_violations(graph, _opset(graph, target, options), target.key, target.least_opset)
 
 
 def _with_alternatives(graph: ir.Model, target: Target, found: list[Violation]) -> list[Violation]:
@@ -143,11 +165,12 @@ class ONNXManager:
 
         Raises:
             ExportError: with every violation, one line each; nothing is written then.
+
+        Exports of several threads take turns. While one runs, other threads must not run forwards of torch modules:
+        torch's exporter, which traces the copy, redirects every module call of the process.
         """
         target = get_target(cls._target_key(kwargs))
         graph, found, options = _examine(module, target, input_shape, input_t, kwargs)
-        if graph is not None and any(not v.is_warning for v in found):
-            found = _with_alternatives(graph, target, found)
         raise_violations(found)
         assert graph is not None
         proto = _lower(graph, target, options)

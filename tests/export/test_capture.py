@@ -54,7 +54,13 @@ def test_names_derive_from_the_layers(net):
     for name in ("quant_inp.act_quant", "conv1.weight_quant", "conv1.bias_quant", "conv1", "relu2.act_quant", "fc2"):
         assert name in nodes
     constants = graph.graph.initializers
-    for name in ("conv1.weight", "conv1.weight_scale", "conv1.weight_bit_width", "relu1.act_zero_point", "fc1.bias_scale"):
+    for name in (
+        "conv1.weight",
+        "conv1.weight_scale",
+        "conv1.weight_bit_width",
+        "relu1.act_zero_point",
+        "fc1.bias_scale",
+    ):
         assert name in constants
     assert [v.name for v in graph.graph.inputs] == ["input"]
     assert [v.name for v in graph.graph.outputs] == ["output"]
@@ -67,7 +73,11 @@ def test_metadata_say_which_layer_a_node_belongs_to(net):
     conv, quant = nodes["conv1"], nodes["conv1.weight_quant"]
     assert (g.meta(conv, g.LAYER), g.meta(conv, g.CLASS)) == ("conv1", "QuantConv2d")
     assert (g.meta(quant, g.LAYER), g.meta(quant, g.CLASS)) == ("conv1", "QuantConv2d")
-    assert (g.meta(quant, g.QUANTIZER), g.meta(quant, g.ROLE), g.meta(quant, g.CALL)) == ("conv1.weight_quant", "weight", "0")
+    assert (g.meta(quant, g.QUANTIZER), g.meta(quant, g.ROLE), g.meta(quant, g.CALL)) == (
+        "conv1.weight_quant",
+        "weight",
+        "0",
+    )
     relu = nodes["relu1.act_quant"]
     assert (g.meta(relu, g.ROLE), g.meta(relu, g.CLASS)) == ("act", "QuantReLU")
     for node in graph.graph:
@@ -153,7 +163,9 @@ def test_quant_tensors_at_the_edges_are_recorded():
 
 
 def test_layers_without_quantization_and_torch_modules_are_float_operators():
-    model = nn.Sequential(QuantConv2d(1, 2, 3, weight_quant=None), nn.BatchNorm2d(2), QuantReLU(act_quant=None), nn.Sigmoid())
+    model = nn.Sequential(
+        QuantConv2d(1, 2, 3, weight_quant=None), nn.BatchNorm2d(2), QuantReLU(act_quant=None), nn.Sigmoid()
+    )
     graph = capture(model.eval(), [torch.zeros(1, 1, 6, 6)])
     assert not [n for n in graph.graph if n.domain == g.DOMAIN]
     assert operators(graph)[0] == "Conv" and operators(graph)[-2:] == ["Relu", "Sigmoid"]
@@ -187,7 +199,11 @@ def test_an_output_returned_twice_and_an_input_returned_as_it_is():
 
 
 def test_equal_scales_of_different_quantizers_need_no_assertion_in_the_graph():
-    model = Composed(lambda m, x, y: m.a(x) + m.b(y), a=qt(scaling_impl_type="const", scaling_init=1.0), b=qt(scaling_impl_type="const", scaling_init=1.0))
+    model = Composed(
+        lambda m, x, y: m.a(x) + m.b(y),
+        a=qt(scaling_impl_type="const", scaling_init=1.0),
+        b=qt(scaling_impl_type="const", scaling_init=1.0),
+    )
     graph = capture(model.eval(), [torch.randn(2, 3), torch.randn(2, 3)])
     assert operators(graph) == ["Quant", "Quant", "Add"]
 

@@ -134,7 +134,9 @@ def test_biases_on_the_accumulator_grid_are_int32_others_the_smallest_type(scale
 
 
 def test_a_bias_per_channel():
-    proto = linear(weight_scale=np.asarray([[0.5], [0.25]], np.float32), bias_scale=np.asarray([0.125, 0.0625], np.float32))
+    proto = linear(
+        weight_scale=np.asarray([[0.5], [0.25]], np.float32), bias_scale=np.asarray([0.125, 0.0625], np.float32)
+    )
     assert attribute(node_named(proto, "fc.bias_quant"), "axis") == 0
     assert initializers(proto)["fc.bias_codes"].dtype == np.int32
 
@@ -157,7 +159,12 @@ def test_a_transposed_weight_is_stored_as_it_is_multiplied():
 
 def test_weights_as_float_initializers_with_a_quantize_node():
     proto = linear(export_weight_q_node=True)
-    assert op_types(proto) == ["QuantizeLinear", "DequantizeLinear"] + ["QuantizeLinear", "Clip", "DequantizeLinear", "Gemm"]
+    assert op_types(proto) == ["QuantizeLinear", "DequantizeLinear"] + [
+        "QuantizeLinear",
+        "Clip",
+        "DequantizeLinear",
+        "Gemm",
+    ]
     assert initializers(proto)["fc.weight"].dtype == np.float32
     x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     assert np.array_equal(run(proto, x=x)[0], run(linear(), x=x)[0])

@@ -104,5 +104,24 @@ def test_check_finds_what_export_raises_and_nothing_in_a_model_that_exports():
     codes = [v.code for v in check(model, "qdq", (1, 2))]
     assert codes == ["E27", "W30"]
     assert [v.code for v in check(model, "qonnx", (1, 2))] == ["W30"]
-    with pytest.raises(ExportError, match=r"QuantIdentity '0'.*FLOOR.*target 'qonnx'"), pytest.warns(UserWarning, match="W30"):
+    with (
+        pytest.raises(ExportError, match=r"QuantIdentity '0'.*FLOOR.*target 'qonnx'"),
+        pytest.warns(UserWarning, match="W30"),
+    ):
         StdONNXManager.export(model, (1, 2))
+
+
+def test_one_capture_is_lowered_to_several_targets_and_stays_as_it_is():
+    from export_networks import IMAGE, lenet
+
+    from brevitas.export import QONNXManager, StdONNXManager, capture, lower
+
+    model = lenet("IntBias, per channel")
+    graph = capture(model, [torch.zeros(IMAGE)])
+    exported = {manager.target: manager.export(model, IMAGE) for manager in (StdONNXManager, QONNXManager)}
+    for target in ("qdq", "qonnx", "qdq", "qonnx"):
+        assert lower(graph, target) == exported[target]
+    with pytest.raises(ExportError, match="E02.*'dynamic_axes'.*capture"):
+        lower(graph, "qdq", dynamic_axes={"input": [0]})
+    with pytest.raises(ExportError, match="E05.*12"):
+        lower(graph, "qdq", opset_version=12)

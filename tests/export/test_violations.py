@@ -17,7 +17,13 @@ from brevitas.export.violations import (
 
 
 def violation(code="E11", **kwargs):
-    values = {"found": "bit width 12", "required": "8", "fix": "set bit_width=8", "layer": "a.b", "layer_class": "QuantX"}
+    values = {
+        "found": "bit width 12",
+        "required": "8",
+        "fix": "set bit_width=8",
+        "layer": "a.b",
+        "layer_class": "QuantX",
+    }
     return Violation(code, "qdq", **{**values, **kwargs})
 
 

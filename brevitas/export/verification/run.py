@@ -139,7 +139,11 @@ class _Verification:
             if cut.form == "values":
                 scale, zero_point = (a.numpy() for a in (r.scale, r.zero_point))
                 theirs = np.rint(theirs.astype(np.float64) / scale + zero_point)
-            ours, theirs, exact = r.codes().numpy(), theirs.astype(np.int64), before[cut.key].numpy()
+            ours, theirs, exact = (
+                r.codes().numpy(),
+                theirs.astype(np.int64),
+                before.get(cut.key, r.value.double()).numpy(),
+            )
             if ours.ndim and exact.shape == ours.shape and ours.shape[0] > used and r.role not in ("weight", "bias"):
                 ours, theirs, exact = ours[:used], theirs[:used], exact[:used]
             compare_activation(
@@ -158,7 +162,10 @@ class _Verification:
     def _magnitude(
         magnitudes: Callable[[], dict[tuple[str, int], Tensor]], key: tuple[str, int], shape: tuple[int, ...]
     ) -> np.ndarray:
-        return magnitudes()[key].numpy()[: shape[0]] if shape else magnitudes()[key].numpy()
+        found = magnitudes().get(key)
+        if found is None:  # a parameter: nothing was summed
+            return np.zeros(shape)
+        return found.numpy()[: shape[0]] if shape else found.numpy()
 
     def _magnitudes(self, batch: list[Any], recording: Recording) -> dict[tuple[str, int], Tensor]:
         if self._magnitude_model is None:
