@@ -28,9 +28,21 @@ from brevitas import config  # noqa: E402
 from brevitas._version import __version__  # noqa: E402
 
 if TYPE_CHECKING:
-    from brevitas.graph import explain
+    from brevitas.graph import apply_spec, explain, spec_of
+    from brevitas.quant import diff, from_spec, to_spec
 
-__all__ = ["NATIVE_STE_BACKEND_LOADED", "__version__", "config", "explain", "torch_version"]
+__all__ = [
+    "NATIVE_STE_BACKEND_LOADED",
+    "__version__",
+    "apply_spec",
+    "config",
+    "diff",
+    "explain",
+    "from_spec",
+    "spec_of",
+    "to_spec",
+    "torch_version",
+]
 
 #: The version of torch, comparable: ``brevitas.torch_version >= '2.13'``.
 torch_version = torch.torch_version.TorchVersion(torch.__version__)
@@ -38,7 +50,14 @@ torch_version = torch.torch_version.TorchVersion(torch.__version__)
 #: Whether a native back end computes the straight-through estimators.
 NATIVE_STE_BACKEND_LOADED = False
 
-_LAZY = {"explain": "brevitas.graph"}
+_LAZY = {
+    "apply_spec": "brevitas.graph",
+    "diff": "brevitas.quant",
+    "explain": "brevitas.graph",
+    "from_spec": "brevitas.quant",
+    "spec_of": "brevitas.graph",
+    "to_spec": "brevitas.quant",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -19,8 +19,9 @@ from brevitas.quant.ternary import *  # noqa: F403
 _MODULES = (binary, fixed_point, none, scaled_int, shifted_scaled_int, ternary)
 __all__ = sorted(name for module in _MODULES for name in module.__all__)
 
+add_library_presets({name: getattr(module, name) for module in _MODULES for name in module.__all__})
+
 # After the presets, which these look up by name.
 from brevitas.quant.spec import from_spec as from_spec  # noqa: E402
 from brevitas.quant.spec import to_spec as to_spec  # noqa: E402
-
-add_library_presets({name: getattr(module, name) for module in _MODULES for name in module.__all__})
+from brevitas.quant.spec_diff import diff as diff  # noqa: E402

@@ -172,8 +172,14 @@ def _read(spec: Any, caller: SourceLocation) -> tuple[Any, SpecLocation]:
     return (migrated(document) if isinstance(document, LocatedMapping) else document), here
 
 
-def quantizer_from(data: Any, place: SpecLocation, role: str | None = None) -> Any:
-    """The quantizer class of located data; ``place`` is where they were written, ``role`` the role that is needed.
+def quantizer_from(data: Any, place: SpecLocation, role: str | None = None, default: type | None = None) -> Any:
+    """The quantizer class of located data.
+
+    Args:
+        data: the name of a base, or a mapping.
+        place: where ``data`` was written.
+        role: the role that the quantizer must have, ``None`` for any.
+        default: the base where ``data`` names none.
 
     Raises:
         SpecError: as :func:`from_spec`, and for a quantizer of another role.
@@ -182,11 +188,19 @@ def quantizer_from(data: Any, place: SpecLocation, role: str | None = None) -> A
         return _base(data, place, role)
     if not isinstance(data, LocatedMapping):
         raise SpecError(f"{place}: expected a quantizer, a preset name or a mapping with 'base', found {data!r}")
-    if "base" not in data:
+    if "base" in data:
+        base = _bases(data["base"], data.place("base"), role)
+    elif default is not None:
+        base = default
+    else:
         near = suggest("base", [key for key in data if key not in DIRECTIVES])
         hint = f"; is {near[0]!r} meant to be it?" if near else ""
         raise SpecError(f"{data.where()}: 'base' is missing: the name of a preset or package.module:Class{hint}")
-    base = _bases(data["base"], data.place("base"), role)
+    return _derived(base, data)
+
+
+def _derived(base: type, data: LocatedMapping) -> type:
+    """The subclass of ``base`` that declares the keys of ``data``, each at its place."""
     objects: dict[str, Any] = {}
     for name, value in data.items():
         if name in RESERVED:
@@ -195,9 +209,9 @@ def quantizer_from(data: Any, place: SpecLocation, role: str | None = None) -> A
         nested = isinstance(value, LocatedMapping) and "base" in value
         objects[name] = quantizer_from(value, where) if nested else decode(name, value, where)
         check_value(name, objects[name], where)
-    places = {name: data.place(name) for name in objects}
     if not objects:
         return base
+    places = {name: data.place(name) for name in objects}
     try:
         quantizer = override(base, objects, places)
     except DependencyError as error:

@@ -35,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class SpecLocation(SourceLocation):
-    """A place in a document: line and column of a text, or the line of the program and the key inside the data.
+    """A place in a document: line and column of a text, or the line of the program; and what stands there.
 
     >>> print(SpecLocation("a.yaml", 3, 5), SpecLocation("train.py", 12, key="rules[0].weight"))
     a.yaml:3:5 train.py:12, rules[0].weight
@@ -45,9 +45,8 @@ class SpecLocation(SourceLocation):
     key: str = ""
 
     def __str__(self) -> str:
-        if self.column:
-            return f"{self.file}:{self.line}:{self.column}"
-        return f"{self.file}:{self.line}" + (f", {self.key}" if self.key else "")
+        place = f"{self.file}:{self.line}:{self.column}" if self.column else f"{self.file}:{self.line}"
+        return f"{place}, {self.key}" if self.key else place
 
 
 class LocatedMapping(dict[str, Any]):
