@@ -22,6 +22,7 @@ __all__ = sorted(name for module in _MODULES for name in module.__all__)
 add_library_presets({name: getattr(module, name) for module in _MODULES for name in module.__all__})
 
 # After the presets, which these look up by name.
+from brevitas.quant.schema import json_schema as json_schema  # noqa: E402
 from brevitas.quant.spec import from_spec as from_spec  # noqa: E402
 from brevitas.quant.spec import to_spec as to_spec  # noqa: E402
 from brevitas.quant.spec_diff import diff as diff  # noqa: E402

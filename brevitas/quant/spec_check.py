@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -16,13 +16,13 @@ from brevitas.errors import SpecError
 from brevitas.inject import this
 from brevitas.inject import value as value_decorator
 from brevitas.quant.directives import DIRECTIVES
-from brevitas.quant.registry import registered_classes
+from brevitas.quant.registry import presets, registered_classes
 from brevitas.quant.rules import known_names
 from brevitas.quant.site import in_library, is_quantizer, shown
 from brevitas.utils.located import SpecLocation, did_you_mean
 from injector import declarations, suggest
 
-__all__ = ["check_names", "check_value", "role_of"]
+__all__ = ["check_names", "check_value", "legal_option_names", "role_of"]
 
 _Link = type(this)
 
@@ -79,6 +79,15 @@ def check_names(quantizer: type, base: type, places: Mapping[str, SpecLocation])
             near = did_you_mean(name, legal)
             hint = near if near.startswith("; did") else ""
             raise SpecError(f"{place}: unknown option '{name}' of {base.__name__}: nothing reads it{hint}")
+
+
+def legal_option_names(preset_names: Iterable[str]) -> list[str]:
+    """Names that some of these presets can declare with a meaning; directives first."""
+    known = presets()
+    names = set(_constructor_names())
+    for preset in preset_names:
+        names |= known_names(known[preset])
+    return [*(n for n in DIRECTIVES if n in names), *sorted(n for n in names - {*DIRECTIVES} if not n.startswith("_"))]
 
 
 @cache
