@@ -1,4 +1,4 @@
-"""Writes the JSON schema of specs beside this file. A test compares the two: run this after adding a directive or preset."""
+"""Writes the JSON schema of specs beside this file; a test compares them. Run it after adding a directive or preset."""
 
 import json
 from pathlib import Path
