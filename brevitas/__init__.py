@@ -28,7 +28,8 @@ from brevitas import config  # noqa: E402
 from brevitas._version import __version__  # noqa: E402
 
 if TYPE_CHECKING:
-    from brevitas.graph import apply_spec, explain, spec_of
+    from brevitas.graph import apply_spec, spec_of
+    from brevitas.graph.explain import explain
     from brevitas.quant import diff, from_spec, to_spec
 
 __all__ = [
