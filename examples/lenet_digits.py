@@ -143,6 +143,7 @@ def run(options: argparse.Namespace) -> None:
                     exports.append(export_and_compare(models[bits], label, kind, digits, stage))
         narrator.console.print(runtime_table(exports))
         narrator.console.print(comparison_table(exports))
+        narrator.say("A tie: a value so near the middle between two integers that the order of additions decides.\n")
 
         narrowest = models[PRECISIONS[-1]]
         results = Results(
@@ -322,15 +323,14 @@ def comparison_table(exports: Sequence[ExportResult]) -> Table:
     rows = zip(*[[e.constants, *e.layers, e.total] for e in exports], strict=True)
     for row in rows:
         made.add_row(row[0].name, f"{row[0].compared:,}", *map(difference, row))
-    made.caption = "A tie: a value so close to the middle between two integers that the order of additions decides."
-    made.caption_justify = "left"
     return made
 
 
 def difference(layer: VerifiedLayer) -> str:
     if layer.equal == layer.compared:
         return "all equal"
-    return ", ".join(f"{n:,} {what}" for n, what in ((layer.ties, "ties"), (layer.diverged, "differ")) if n)
+    ties = "tie" if layer.ties == 1 else "ties"
+    return ", ".join(f"{n:,} {what}" for n, what in ((layer.ties, ties), (layer.diverged, "differ")) if n)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

@@ -5,11 +5,9 @@
 ['lenet']
 """
 
-import importlib.util
-
 import brevitas
 
-if importlib.util.find_spec("brevitas.errors") is None:
+if "explain" not in getattr(brevitas, "__all__", ()):
     raise ImportError(
         f"quant_zoo belongs to this project's brevitas, but 'import brevitas' finds another one in "
         f"{[*brevitas.__path__]}: pip uninstall brevitas, then pip install -e . in the project's folder"

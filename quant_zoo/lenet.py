@@ -92,15 +92,14 @@ class QuantLeNet(nn.Module):
     ) -> None:
         super().__init__()
         first, second = channels
-        weights = {"weight_quant": weight_quant, "bias_quant": bias_quant}
         self.quant_input = QuantIdentity(act_quant=input_quant, return_quant_tensor=True)
-        self.conv1 = QuantConv2d(1, first, KERNEL_SIZE, **weights)
+        self.conv1 = QuantConv2d(1, first, KERNEL_SIZE, weight_quant=weight_quant, bias_quant=bias_quant)
         self.relu1 = QuantReLU(act_quant=act_quant, return_quant_tensor=True)
-        self.conv2 = QuantConv2d(first, second, KERNEL_SIZE, **weights)
+        self.conv2 = QuantConv2d(first, second, KERNEL_SIZE, weight_quant=weight_quant, bias_quant=bias_quant)
         self.relu2 = QuantReLU(act_quant=act_quant, return_quant_tensor=True)
-        self.fc1 = QuantLinear(flat_features(second), hidden_features, **weights)
+        self.fc1 = QuantLinear(flat_features(second), hidden_features, weight_quant=weight_quant, bias_quant=bias_quant)
         self.relu3 = QuantReLU(act_quant=act_quant, return_quant_tensor=True)
-        self.fc2 = QuantLinear(hidden_features, classes, **weights)
+        self.fc2 = QuantLinear(hidden_features, classes, weight_quant=weight_quant, bias_quant=bias_quant)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of a batch of images."""

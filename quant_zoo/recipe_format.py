@@ -3,7 +3,7 @@
     >>> from quant_zoo import recipe
     >>> lenet = recipe("lenet")
     >>> lenet.quantizers["act"]["base"], lenet.schedule["quantized"].epochs
-    ('Uint8ActPerTensorFloat', 6)
+    ('Uint8ActPerTensorFloat', 8)
 
 A recipe is checked whole when it is read: unknown keys, wrong types and missing parts are errors that name the file,
 the line and the nearest legal name. ``quant_zoo.load`` builds a model from nothing but its recipe.

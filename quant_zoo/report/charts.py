@@ -149,7 +149,7 @@ def _text(kind: str, x: str, y: int, content: str, anchor: str = "start") -> str
 def _ticks(lowest: float) -> list[float]:
     """Round tick values that end at 1 and start at or below ``lowest``."""
     for step in (0.01, 0.02, 0.05, 0.1, 0.2):
-        count = math.ceil((1 - lowest) / step + 1e-9)
+        count = max(math.ceil((1 - lowest) / step - 1e-9), 1)
         if count <= 5:
             return [1 - step * (count - i) for i in range(count + 1)]
     return [0.0, 0.25, 0.5, 0.75, 1.0]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from brevitas.errors import QuantMetadataError
 from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear, QuantReLU
 from quant_zoo.report.results import ActivationResult, LayerResult
 
@@ -27,9 +28,9 @@ def activation_results(model: nn.Module) -> list[ActivationResult]:
     for name, layer in model.named_modules():
         if isinstance(layer, (QuantIdentity, QuantReLU)) and layer.is_act_quant_enabled:
             lowest, highest, bits = _code_range(
-                layer.quant_act_bit_width(), layer.is_quant_act_signed, layer.is_quant_act_narrow_range
+                _known(layer.quant_act_bit_width()), layer.is_quant_act_signed, layer.is_quant_act_narrow_range
             )
-            found.append(ActivationResult(name, bits, lowest, highest, float(layer.quant_act_scale())))
+            found.append(ActivationResult(name, bits, lowest, highest, _known(layer.quant_act_scale()).item()))
     return found
 
 
@@ -42,10 +43,10 @@ def quantized_size_bits(model: nn.Module) -> int:
     """Bits that a deployed model stores: weights and biases at their width, and 32 for every scale."""
     bits = FLOAT_BITS * len(activation_results(model))
     for _, layer in _weight_layers(model):
-        bits += layer.weight.numel() * round(float(layer.quant_weight_bit_width()))
-        bits += FLOAT_BITS * layer.quant_weight_scale().numel()
+        bits += layer.weight.numel() * round(_known(layer.quant_weight_bit_width()).item())
+        bits += FLOAT_BITS * _known(layer.quant_weight_scale()).numel()
         if layer.bias is not None:
-            width = float(layer.quant_bias_bit_width()) if layer.is_bias_quant_enabled else FLOAT_BITS
+            width = _known(layer.quant_bias_bit_width()).item() if layer.is_bias_quant_enabled else FLOAT_BITS
             bits += layer.bias.numel() * round(width)
     return bits
 
@@ -56,12 +57,19 @@ def _weight_layers(model: nn.Module) -> Iterator[tuple[str, QuantConv2d | QuantL
             yield name, layer
 
 
+def _known(quantity: Tensor | None) -> Tensor:
+    """What a getter knows once the model has run in eval mode."""
+    if quantity is None:
+        raise QuantMetadataError("a scale or bit width is not known yet: run the model once in eval mode")
+    return quantity
+
+
 def _layer_result(name: str, layer: QuantConv2d | QuantLinear) -> LayerResult:
     lowest, highest, bits = _code_range(
-        layer.quant_weight_bit_width(), layer.is_quant_weight_signed, layer.is_quant_weight_narrow_range
+        _known(layer.quant_weight_bit_width()), layer.is_quant_weight_signed, layer.is_quant_weight_narrow_range
     )
     with torch.no_grad():
-        codes, scale = layer.int_weight(), layer.quant_weight_scale()
+        codes, scale = layer.int_weight(), _known(layer.quant_weight_scale())
         latent = (layer.weight / scale).clamp(lowest - 0.5, highest + 0.5)
         bins = LATENT_BINS_PER_CODE * (highest - lowest + 1)
         return LayerResult(
@@ -76,7 +84,7 @@ def _layer_result(name: str, layer: QuantConv2d | QuantLinear) -> LayerResult:
 
 
 def _code_range(bit_width: Tensor, signed: bool, narrow: bool) -> tuple[int, int, int]:
-    bits = round(float(bit_width))
+    bits = round(bit_width.item())
     lowest = -(2 ** (bits - 1)) if signed else 0
     highest = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
     # A narrow range gives up the lowest signed code, or the highest unsigned one.

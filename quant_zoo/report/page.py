@@ -41,9 +41,9 @@ def report_page(results: Results, epochs: int) -> str:
         scale_range=(min(scales), max(scales)),
         digit_image=digit_image,
         percent=percent,
-        exact_percent=_exact_percent,
         minus=lambda number: f"{number}".replace("-", "−"),
         short=lambda number: f"{number:.2g}",
+        compared=list(zip(*([e.constants, *e.layers, e.total] for e in results.exports), strict=True)),
         verdict=_verdict,
     )
 
@@ -72,16 +72,14 @@ def _tiles(results: Results) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _exact_percent(row: VerifiedLayer) -> str:
-    """Percentage equal; never rounded up to 100."""
-    if row.equal == row.compared:
-        return "100 %"
-    return f"{min(100 * row.equal / row.compared, 99.9999):.4f} %"
-
-
-def _verdict(row: VerifiedLayer):
+def _verdict(row: VerifiedLayer) -> str:
+    """All equal, or how many are not and why, with the percentage that is equal; never rounded up to 100."""
     from markupsafe import Markup
 
-    if row.diverged == 0:
-        return Markup('<span class="ok">none</span>')
-    return Markup('<span class="bad">{}</span>').format(f"{row.diverged:,}")
+    if row.equal == row.compared:
+        return Markup('<span class="ok">all equal</span>')
+    equal = f"{min(100 * row.equal / row.compared, 99.9999):.4f} % equal"
+    reasons = ((row.ties, "tie" if row.ties == 1 else "ties"), (row.diverged, "beyond a tie"))
+    found = ", ".join(f"{count:,} {what}" for count, what in reasons if count)
+    kind = "bad" if row.diverged else "ok"
+    return Markup('<span class="{}">{}</span><br><small>{}</small>').format(kind, found, equal)

@@ -27,7 +27,7 @@ def run_blocks(page: Path, blocks: list[tuple[int, str]]) -> dict[str, object]:
     namespace: dict[str, object] = {"__name__": f"page_{page.stem}"}
     for line, block in blocks:
         # Blank lines in front make line numbers in a traceback those of the page.
-        exec(compile("\n" * (line - 1) + block, str(page), "exec"), namespace)
+        exec(compile("\n" * (line - 1) + block, str(page), "exec", dont_inherit=True), namespace)
     return namespace
 
 
@@ -48,7 +48,7 @@ def test_readme_has_an_example() -> None:
     assert python_blocks(ROOT / "README.md")
 
 
-@pytest.mark.parametrize("name", modules())
+@pytest.mark.parametrize("name", list(modules()))
 def test_examples_in_docstrings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     module = importlib.import_module(name)

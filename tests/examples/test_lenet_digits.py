@@ -61,6 +61,7 @@ def quick_run(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("quick demo")
 def test_quick_run_writes_every_file_and_says_where(quick_run):
     result, out = quick_run
     assert result.returncode == 0, result.stderr
@@ -71,6 +72,7 @@ def test_quick_run_writes_every_file_and_says_where(quick_run):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("quick demo")
 def test_piped_output_is_plain_lines(quick_run):
     result, _ = quick_run
     assert "\x1b" not in result.stdout and "\r" not in result.stdout
@@ -79,18 +81,20 @@ def test_piped_output_is_plain_lines(quick_run):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("quick demo")
 def test_exported_networks_agree_with_the_model(quick_run):
     result, _ = quick_run
-    rows = [line.split() for line in result.stdout.splitlines() if line.startswith("lenet_")]
-    accuracies = [re.findall(r"(\d+\.\d) %", " ".join(row)) for row in rows if "%" in " ".join(row)]
+    lines = [line.strip() for line in result.stdout.splitlines()]
+    accuracies = [re.findall(r"(\d+\.\d) %", line) for line in lines if re.match(r"lenet_.*%", line)]
     assert len(accuracies) == 4
     # 200 digits: one digit is 0.5 points, and only a rounding tie may move one.
     assert all(abs(float(there) - float(here)) <= 0.51 for there, here in accuracies)
-    (total,) = [line for line in result.stdout.splitlines() if line.startswith("all layers")]
+    (total,) = [line for line in lines if line.startswith("all layers")]
     assert "differ" not in total
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("quick demo")
 def test_report_is_about_this_run(quick_run):
     result, out = quick_run
     page = (out / "report.html").read_text(encoding="utf-8")

@@ -161,7 +161,7 @@ def test_compiled_training_equals_eager(backend):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(loss.item())
         assert losses[1] == pytest.approx(losses[0], rel=1e-4), f"step {step}"
     for (name, expected), found in zip(eager.named_parameters(), compiled_model.parameters(), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")

@@ -21,7 +21,7 @@ def test_lenet_says_what_its_file_says():
     assert lenet.name == "lenet" and lenet.dataset == "mnist_digits"
     assert lenet.architecture.arguments == {"channels": [16, 32], "hidden_features": 64, "classes": 10}
     assert lenet.quantizers["act"] == {"base": "Uint8ActPerTensorFloat", "bit_width": 4, "collect_stats_steps": 62}
-    assert lenet.schedule["float"] == Training(epochs=12, batch_size=64, learning_rate=0.003, warm_up=0.2, shift=2)
+    assert lenet.schedule["float"] == Training(epochs=16, batch_size=64, learning_rate=0.003, warm_up=0.2, shift=2)
     assert lenet.schedule["calibration"] == Calibration(batch_size=64)
 
 
@@ -30,10 +30,10 @@ def test_lenet_says_what_its_file_says():
     [
         ("quantizers:", "quantisers:", r"lenet\.yaml:\d+:1: unknown key 'quantisers'; did you mean 'quantizers'"),
         ("dataset: mnist_digits", "dataset: mnist_digit", "unknown dataset 'mnist_digit'; did you mean 'mnist_digits'"),
-        ("epochs: 12", "epoch: 12", "unknown key 'epoch'; did you mean 'epochs'"),
-        ("epochs: 12", "epochs: 12.5", "'epochs' is 12.5, expected an integer"),
-        ("epochs: 12", "epochs: true", "'epochs' is True, expected an integer"),
-        ("epochs: 12", "epochs: 0", "'epochs' is 0, expected more than 0"),
+        ("epochs: 16", "epoch: 16", "unknown key 'epoch'; did you mean 'epochs'"),
+        ("epochs: 16", "epochs: 16.5", "'epochs' is 16.5, expected an integer"),
+        ("epochs: 16", "epochs: true", "'epochs' is True, expected an integer"),
+        ("epochs: 16", "epochs: 0", "'epochs' is 0, expected more than 0"),
         ("shift: 2}\n  calib", "shift: -1}\n  calib", "'shift' is -1, expected 0 or more"),
         ("warm_up: 0.2", "warm_up: 1.5", "expected a fraction of all steps below 1"),
         ("  calibration: {batch_size: 64}\n", "", "missing calibration"),

@@ -104,7 +104,7 @@ def test_page_shows_what_was_measured(results):
     for shown in ("97.0 %", "98.0 %", "90.0 %", "1,000", "32,000", "3.1 %", "6 epochs", "onnxruntime 1.0", "read as"):
         assert shown in text, shown
     # 1,007 of 1,010 equal, 2 ties, 1 beyond: summed over both layers, without the constants.
-    assert "1,010" in text and "99.7030 %" in text
+    assert "1,010" in text and "99.7030 % equal" in text and "2 ties, 1 beyond a tie" in text
 
 
 def test_names_are_escaped(results):
@@ -167,7 +167,7 @@ def test_all_equal_is_the_only_hundred(results):
     export = results.exports[0]
     changed = ExportResult(**{**export.__dict__, "layers": [exact]})
     page = report_page(Results(**{**results.__dict__, "exports": [changed]}), epochs=1)
-    assert "99.9999 %" in page and "100 %</td>" not in page
+    assert "99.9999 % equal" in page and "1 tie<" in page
 
 
 # What is read off a model.
