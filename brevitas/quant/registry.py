@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from brevitas.errors import QuantConfigError
@@ -45,14 +45,28 @@ _plugins_loaded = False
 
 
 def load_plugins() -> bool:
-    """Call what other packages register, once. Whether anything was called."""
+    """Call what other packages register, once. Whether anything was called.
+
+    Raises:
+        QuantConfigError: an entry point that fails; the message names its package, and the others are called first.
+    """
     global _plugins_loaded
     if _plugins_loaded:
         return False
     _plugins_loaded = True
     found = entry_points(group=ENTRY_POINTS)
+    failed: dict[EntryPoint, Exception] = {}
     for point in found:
-        point.load()()
+        try:
+            point.load()()
+        except Exception as error:
+            failed[point] = error
+    for point, error in failed.items():
+        package = point.dist.name if point.dist else "an unknown package"
+        raise QuantConfigError(
+            f"the entry point '{point.name} = {point.value}' (group {ENTRY_POINTS}) of {package} failed with "
+            f"{type(error).__name__}: {error}; update or uninstall {package}"
+        ) from error
     return bool(found)
 
 
