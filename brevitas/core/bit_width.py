@@ -62,7 +62,7 @@ class BitWidthStatefulConst(StatefulModule):
     @brevitas.jit.script_method
     def forward(self) -> Tensor:
         """The width."""
-        return self.bit_width
+        return self.bit_width.detach()
 
 
 class _OverridablePretrained(StatefulModule):

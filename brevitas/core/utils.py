@@ -22,6 +22,7 @@ __all__ = [
     "at_least_float32",
     "cast_back",
     "drop_stray_keys",
+    "is_recomputing",
     "largest_value",
     "learned_parameter",
 ]
@@ -41,7 +42,8 @@ class StatelessBuffer(brevitas.jit.ScriptModule):
     @brevitas.jit.script_method
     def forward(self) -> Tensor:
         """The tensor."""
-        return self.value
+        # A new object: an autograd function that returned the buffer itself would turn it into its own output.
+        return self.value.detach()
 
 
 class SingleArgStatelessBuffer(brevitas.jit.ScriptModule):
@@ -81,6 +83,14 @@ def cast_back(threshold: Tensor, dtype: torch.dtype, power_of_two: bool) -> Tens
         limit = largest_value(dtype, power_of_two)
         threshold = torch.ops.brevitas.scalar_clamp_ste(threshold, 2.0**-14, limit)
     return threshold.to(dtype)
+
+
+def is_recomputing() -> bool:
+    """Whether this forward repeats an earlier one inside a backward pass, as gradient checkpointing does.
+
+    Such a call has to give what the first one gave, and must not count as another batch.
+    """
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def learned_parameter(value: Tensor) -> nn.Parameter:

@@ -9,6 +9,7 @@ import torch
 from core_catalogue import CASES
 from core_walk import steps_of
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils.checkpoint import checkpoint
 
 EVERY = sorted(CASES)
 # Compiling takes seconds a module; the quick run takes those whose graphs have phases in them.
@@ -113,3 +114,80 @@ def test_all_zero_input_gives_finite_values_and_gradients(name):
         return tuple(torch.zeros_like(x) if x.ndim else x for x in given)
 
     assert_finite(steps_of(type(case)(case.build, inputs), case.build()))
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in COMPILED_QUICKLY else pytest.param(n, marks=pytest.mark.slow) for n in EVERY]
+)
+@pytest.mark.parametrize("strict", [True, False])
+def test_exported_eval_gives_the_values_of_eager(name, strict):
+    case = CASES[name]
+    module = case.build()
+    for trained in (0, 5):
+        if trained:
+            steps_of(case, module, steps=trained)
+        module.eval()
+        with torch.no_grad():
+            exported = torch.export.export(module, case.inputs(), strict=strict).module()
+            expected, got = module(*case.inputs()), exported(*case.inputs())
+        pairs = zip(expected, got, strict=True) if isinstance(expected, tuple) else [(expected, got)]
+        for want, value in pairs:
+            torch.testing.assert_close(value, want, rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize("name", [n for n in EVERY if "Runtime" in n or "act" in n or "delayed" in n])
+def test_gradient_checkpointing_counts_a_batch_once(name, use_reentrant):
+    case = CASES[name]
+    module = case.build()
+    repeated_from = copy.deepcopy(module)
+
+    def repeated(*inputs):
+        if not repeated_from.training:
+            return repeated_from(*inputs)
+        return checkpoint(repeated_from, *inputs, use_reentrant=use_reentrant)
+
+    assert_same(steps_of(case, module), steps_of(case, repeated_from, repeated))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_quantizer_pays_for_its_statistic_only_while_it_collects(backend):
+    case = CASES["RescalingIntQuant/act"]
+    module = case.build()
+    torch._dynamo.reset()
+    compiled = torch.compile(module, fullgraph=True, backend=backend)
+
+    def statistics_of_a_step():
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            (x,) = case.inputs()
+            compiled(x.requires_grad_())[0].sum().backward()
+        return sum(event.count for event in profile.key_averages() if event.key == "aten::kthvalue")
+
+    statistics_of_a_step()  # compiles
+    assert statistics_of_a_step() > 0
+    assert [statistics_of_a_step() for _ in range(2)] == [0, 0]
+    assert module.scaling_impl.initialised and module.scaling_impl.counter.item() == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["RescalingIntQuant/act/shifted", "RescalingIntQuant/weight/channel"])
+def test_inductor_equals_eager(name):
+    case = CASES[name]
+    module = case.build()
+    compiled_from = copy.deepcopy(module)
+    torch._dynamo.reset()
+    assert_same(steps_of(case, module), steps_of(case, compiled_from, torch.compile(compiled_from)), exact=False)
+
+
+def test_memory_formats_compile_to_one_graph_each():
+    case = CASES["RescalingIntQuant/act"]
+    module = case.build()
+    torch._dynamo.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    eager = copy.deepcopy(module)
+    for step in range(4):
+        x = case.inputs()[0].to(memory_format=torch.channels_last).requires_grad_()
+        y = x.detach().clone().requires_grad_()
+        compiled(x)[0].sum().backward()
+        eager(y)[0].sum().backward()
+        torch.testing.assert_close(x.grad, y.grad, msg=f"step {step}")

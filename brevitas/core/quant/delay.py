@@ -12,7 +12,7 @@ from torch import Tensor
 
 import brevitas.jit
 from brevitas.core._checks import check_int
-from brevitas.core.utils import StatefulModule
+from brevitas.core.utils import StatefulModule, is_recomputing
 
 __all__ = ["DelayWrapper"]
 
@@ -25,19 +25,24 @@ class _NoDelay(brevitas.jit.ScriptModule):
 
 class _DelayQuant(StatefulModule):
     steps_left: Tensor
+    delayed: Tensor
 
     def __init__(self, quant_delay_steps: int) -> None:
         super().__init__()
         self.register_buffer("steps_left", torch.tensor(quant_delay_steps, dtype=torch.int64))
+        self.register_buffer("delayed", torch.tensor(False), persistent=False)
 
     @brevitas.jit.script_method
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         if not self.training:
             return y
-        delayed = self.steps_left > 0
-        self.steps_left.sub_(delayed.to(torch.int64))
+        repeated = False if torch.jit.is_scripting() else is_recomputing()
+        if not repeated:
+            self.delayed.copy_(self.steps_left > 0)
+            self.steps_left.sub_(self.delayed.to(torch.int64))
         # A selection, not a branch: nothing for a compiler to break at. The gradient goes to the selected one.
-        return torch.where(delayed, x, y)
+        # The buffer is copied, for the next call overwrites it before this one's backward pass reads the selection.
+        return torch.where(self.delayed.clone(), x, y)
 
 
 class DelayWrapper(brevitas.jit.ScriptModule):

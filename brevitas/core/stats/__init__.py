@@ -5,6 +5,8 @@
 (tensor(3.), tensor([3., 2.]))
 """
 
+from brevitas.core.stats.mse import MSE, LowEndMSE
+from brevitas.core.stats.norm import AbsMaxStep, L1Norm, L2Norm, ZeroCenterL1Norm
 from brevitas.core.stats.running import DEFAULT_MOMENTUM, CollectThenLearn, FollowThenLearn, RunningEstimate
 from brevitas.core.stats.stats_op import (
     AbsAve,
@@ -24,16 +26,21 @@ from brevitas.inject.enum import StatsOp
 
 __all__ = [
     "DEFAULT_MOMENTUM",
+    "MSE",
     "SCALAR_SHAPE",
     "AbsAve",
     "AbsMax",
     "AbsMaxAve",
     "AbsMaxL2",
+    "AbsMaxStep",
     "AbsMinMax",
     "AbsPercentile",
     "CollectThenLearn",
     "FollowThenLearn",
     "InputViewStats",
+    "L1Norm",
+    "L2Norm",
+    "LowEndMSE",
     "MeanLearnedSigmaStd",
     "MeanSigmaStd",
     "NegativeMinOrZero",
@@ -44,4 +51,5 @@ __all__ = [
     "RuntimeStats",
     "Stats",
     "StatsOp",
+    "ZeroCenterL1Norm",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import brevitas.jit
 from brevitas.core._checks import check_int, check_number
-from brevitas.core.utils import StatefulModule, at_least_float32, learned_parameter
+from brevitas.core.utils import StatefulModule, at_least_float32, is_recomputing, learned_parameter
 
 __all__ = ["DEFAULT_MOMENTUM", "CollectThenLearn", "FollowThenLearn", "RunningEstimate"]
 
@@ -84,6 +84,15 @@ class RunningEstimate(StatefulModule):
         self.register_buffer("running_stats", torch.full(shape, start))
         self.register_buffer("counter", torch.tensor(0, dtype=torch.int64))
         self.register_buffer("initialised", torch.tensor(False))
+
+    @brevitas.jit.script_method
+    def count(self, stat: Tensor) -> None:
+        """Update the estimate with the statistic of one more batch."""
+        repeated = False if torch.jit.is_scripting() else is_recomputing()
+        if not repeated:
+            with torch.no_grad():
+                self.running_stats.copy_(self.averaged(stat.detach()))
+                self.counter.add_(1)
 
     @brevitas.jit.script_method
     def averaged(self, stat: Tensor) -> Tensor:
@@ -167,14 +176,14 @@ class CollectThenLearn(RunningEstimate):
             return self.from_value()
         if not self.training:
             return self.from_estimate()
-        if bool(self.counter >= self.collect_stats_steps):
+        # A call that ends collection sets the flag, so a repetition that finds it unset repeats a collecting call.
+        repeated = False if torch.jit.is_scripting() else is_recomputing()
+        if bool(self.counter >= self.collect_stats_steps) and not repeated:
             self.mirror()
             self.initialised.fill_(True)
             return self.from_value()
         stat = self.statistic(x)
-        with torch.no_grad():
-            self.running_stats.copy_(self.averaged(stat.detach()))
-            self.counter.add_(1)
+        self.count(stat)
         self.mirror()
         return self.from_statistic(stat).to(self.value.dtype) + 0.0 * self.value.view(self.shape)
 

@@ -130,12 +130,10 @@ class RuntimeStats(RunningEstimate):
     def forward(self, x: Tensor) -> Tensor:
         """Statistic to use, in real units."""
         if not self.training:
-            return self.running_stats
+            return self.running_stats.detach()
         if self.stats_permute_dims is not None:
             x = x.permute(self.stats_permute_dims)
         stat = self.stats(self.stats_input_view_shape_impl(x))
-        with torch.no_grad():
-            self.running_stats.copy_(self.averaged(stat.detach()))
-            self.counter.add_(1)
-            self.initialised.fill_(True)
+        self.count(stat)
+        self.initialised.fill_(True)
         return stat.to(self.running_stats.dtype)
