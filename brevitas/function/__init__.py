@@ -11,5 +11,14 @@ from brevitas.function.ops import *  # noqa: F403
 from brevitas.function.ops import __all__ as _ops
 from brevitas.function.ops_ste import *  # noqa: F403
 from brevitas.function.ops_ste import __all__ as _ops_ste
+from brevitas.function.rounding import dpu_round, dpu_round_ste, stochastic_round_ste
 
-__all__ = [*_ops, *_ops_ste, "int_quant", "int_quant_reference"]
+__all__ = [
+    *_ops,
+    *_ops_ste,
+    "dpu_round",
+    "dpu_round_ste",
+    "int_quant",
+    "int_quant_reference",
+    "stochastic_round_ste",
+]

@@ -9,7 +9,13 @@ Every module returns the threshold in the shape of the scale; a quantizer divide
 
 import torch  # noqa: F401 - used by the example above
 
+from brevitas.core.scaling.groupwise import MXIntScaling, RuntimeDynamicGroupStatsScaling
 from brevitas.core.scaling.int_scaling import IntScaling, PowerOfTwoIntScaling
+from brevitas.core.scaling.pre_scaling import (
+    AccumulatorAwareParameterPreScaling,
+    AccumulatorAwareZeroCenterParameterPreScaling,
+    ParameterPreScalingWeightNorm,
+)
 from brevitas.core.scaling.runtime import RuntimeStatsScaling, StatsFromParameterScaling, StatsScaling
 from brevitas.core.scaling.standalone import (
     ConstScaling,
@@ -25,12 +31,17 @@ SCALING_STATS_REDUCE_DIM = 1
 __all__ = [
     "SCALAR_SHAPE",
     "SCALING_STATS_REDUCE_DIM",
+    "AccumulatorAwareParameterPreScaling",
+    "AccumulatorAwareZeroCenterParameterPreScaling",
     "ConstScaling",
     "IntScaling",
+    "MXIntScaling",
     "ParameterFromRuntimeStatsScaling",
     "ParameterFromStatsFromParameterScaling",
+    "ParameterPreScalingWeightNorm",
     "ParameterScaling",
     "PowerOfTwoIntScaling",
+    "RuntimeDynamicGroupStatsScaling",
     "RuntimeStatsScaling",
     "ScalingImplType",
     "StatsFromParameterScaling",

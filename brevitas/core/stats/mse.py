@@ -1,0 +1,113 @@
+"""Search for the statistic that quantizes with the least squared error.
+
+    >>> import torch
+    >>> from brevitas.core.bit_width import BitWidthConst
+    >>> from brevitas.core.quant import IntQuant
+    >>> from brevitas.core.quant.candidate import IntThresholdCandidate
+    >>> from brevitas.core.scaling import IntScaling
+    >>> from brevitas.core.stats import AbsMax
+    >>> quant = IntThresholdCandidate(IntQuant(True, True), IntScaling(True, True), BitWidthConst(2))
+    >>> MSE(quant, AbsMax())(torch.tensor([0.4, 0.4, 0.4, 1.0]))            # codes -1, 0, 1
+    tensor(0.5500)
+
+The quantizer of the candidates is the complete one, see :mod:`brevitas.core.quant.candidate`. Nothing is learned,
+counted or differentiated here.
+"""
+
+import torch
+from torch import Tensor, nn
+
+import brevitas.jit
+from brevitas.core._checks import check_int, check_module
+from brevitas.core.utils import at_least_float32
+from brevitas.errors import QuantConfigError
+
+__all__ = ["MSE", "LowEndMSE"]
+
+SEARCH_METHODS = ("grid",)
+
+
+class MSE(brevitas.jit.ScriptModule):
+    """Of ``init * k / n``, k = 1..n, the candidate with the least summed squared error; the smaller one on ties.
+
+    Args:
+        mse_quant_impl: quantizer as a function of the candidate, such as ``IntThresholdCandidate``: its ``context(x)``
+            is what all candidates have in common, its ``forward(x, candidate, context)`` the quantized ``x``.
+        mse_init_op: statistic whose value is the largest candidate, such as ``AbsMax()``.
+        mse_iters: number n of candidates.
+        mse_search_method: ``'grid'``.
+        stats_reduce_dim: dimension over which errors are summed, that of ``mse_init_op``; ``None`` for all.
+    """
+
+    def __init__(
+        self,
+        mse_quant_impl: nn.Module,
+        mse_init_op: nn.Module,
+        mse_iters: int = 20,
+        mse_search_method: str = "grid",
+        stats_reduce_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        owner = type(self).__name__
+        self.quant_impl = check_module(owner, "mse_quant_impl", mse_quant_impl)
+        self.init_op = check_module(owner, "mse_init_op", mse_init_op)
+        self.mse_iters = check_int(owner, "mse_iters", mse_iters, 1)
+        if mse_search_method not in SEARCH_METHODS:
+            raise QuantConfigError(
+                f"{owner}: mse_search_method={mse_search_method!r} is not known. Expected {', '.join(SEARCH_METHODS)}."
+            )
+        if stats_reduce_dim is not None:
+            check_int(owner, "stats_reduce_dim", stats_reduce_dim, 0)
+        self.stats_reduce_dim = stats_reduce_dim
+
+    @brevitas.jit.script_method
+    def error(self, x: Tensor, candidate: Tensor, context: Tensor, unit: Tensor) -> Tensor:
+        """Summed squared error of a candidate, in squares of ``unit``."""
+        if self.stats_reduce_dim is None:
+            difference = (self.quant_impl(x, candidate, context) - x) / unit
+            return torch.sum(difference * difference)
+        else:
+            dim = self.stats_reduce_dim
+            difference = (self.quant_impl(x, candidate.unsqueeze(dim), context) - x) / unit.unsqueeze(dim)
+            return torch.sum(difference * difference, dim=dim)
+
+    @brevitas.jit.script_method
+    def forward(self, x: Tensor) -> Tensor:
+        """Best candidate, of the shape and dtype of the statistic ``mse_init_op``; no gradient."""
+        with torch.no_grad():
+            wide = at_least_float32(x.detach())
+            init = self.init_op(wide)
+            # A power of two as the unit of errors: squares neither overflow nor vanish, and no error is rounded.
+            unit = torch.exp2(torch.frexp(init)[1].to(init.dtype))
+            context = self.quant_impl.context(wide)  # type: ignore[operator]
+            best = init * (1.0 / self.mse_iters)
+            least = self.error(wide, best, context, unit)
+            for k in range(2, self.mse_iters + 1):
+                candidate = init * (k / self.mse_iters)
+                error = self.error(wide, candidate, context, unit)
+                better = error < least
+                best = torch.where(better, candidate, best)
+                least = torch.where(better, error, least)
+        return best.to(x.dtype)
+
+
+class LowEndMSE(MSE):
+    """:class:`MSE` of the low end of a range, from which a zero point follows; its names let both be declared.
+
+    Args:
+        low_end_quant_impl: quantizer as a function of the low end, such as ``IntLowEndCandidate``.
+        low_end_init_op: statistic whose value is the farthest candidate, such as ``NegativeMinOrZero()``.
+        mse_iters: number of candidates.
+        mse_search_method: ``'grid'``.
+        stats_reduce_dim: dimension over which errors are summed; ``None`` for all.
+    """
+
+    def __init__(
+        self,
+        low_end_quant_impl: nn.Module,
+        low_end_init_op: nn.Module,
+        mse_iters: int = 20,
+        mse_search_method: str = "grid",
+        stats_reduce_dim: int | None = None,
+    ) -> None:
+        super().__init__(low_end_quant_impl, low_end_init_op, mse_iters, mse_search_method, stats_reduce_dim)
