@@ -41,7 +41,7 @@ class Narrator:
         started = time.perf_counter()
         last: list[Step] = []
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description:<34}"), BarColumn(28), TextColumn("{task.fields[note]:<14}"))
+            columns = (TextColumn("  {task.description:<34}"), BarColumn(28), TextColumn("{task.fields[note]:<14}"))
             with Progress(*columns, TimeElapsedColumn(), console=self.console, transient=True) as progress:
                 task = progress.add_task(title, total=total, note="")
 
