@@ -12,7 +12,7 @@ __all__ = ["PIP_COMMAND", "require"]
 PIP_COMMAND = "pip install onnx onnx_ir onnxscript"
 
 
-def require(*names: str, target: str, command: str | None = None) -> list[ModuleType]:
+def require(*names: str, target: str, command: str | None = None, place: str = "export") -> list[ModuleType]:
     """Import ``names`` or raise E06 naming the command that installs what is missing.
 
     >>> require('json', target='qdq')[0].__name__
@@ -33,6 +33,7 @@ def require(*names: str, target: str, command: str | None = None) -> list[Module
                     target,
                     found="; ".join(f"package '{name}' cannot be imported ({why})" for name, why in missing),
                     required=f"package{'s' if len(packages) > 1 else ''} {', '.join(packages)}",
+                    place=place,
                     fix=command or f"pip install {' '.join(dict.fromkeys(packages))}",
                 )
             ]

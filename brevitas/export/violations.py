@@ -94,7 +94,11 @@ class ExportViolationError(ExportError):
 
     def __init__(self, violations: Sequence[Violation]) -> None:
         self.violations = tuple(violations)
-        head = f"the model cannot be exported to '{violations[0].target}'" if violations else "the export failed"
+        if not violations:
+            raise ValueError("an ExportViolationError needs at least one violation")
+        head = f"the model cannot be exported to '{violations[0].target}'"
+        if all(v.code == "E06" for v in violations):
+            head = "a package is missing"
         super().__init__("\n".join([f"{head}:", *(f"  {v}" for v in self.violations)]))
 
     def __reduce__(self) -> tuple[type, tuple[tuple[Violation, ...]]]:

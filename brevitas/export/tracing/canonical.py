@@ -117,10 +117,11 @@ def _literal(text: str) -> list[str]:
 def _attach_records(model: ir.Model, records: Sequence[Record]) -> None:
     """Give every quantizer node its own named constants, and the metadata of its record."""
     constants: dict[tuple[str, bytes, tuple[int, ...]], ir.Value] = {}
-    for node in model.graph:
-        if node.domain != g.DOMAIN:
-            continue
-        r = records[node.attributes.pop(RECORD_ATTRIBUTE).as_int()]
+    nodes = [(n, records[n.attributes.pop(RECORD_ATTRIBUTE).as_int()]) for n in model.graph if n.domain == g.DOMAIN]
+    for node, r in nodes:  # frees the names of the unquantized parameters
+        for position in range(0 if r.is_parameter else 1, 4):
+            node.replace_input_with(position, None)
+    for node, r in nodes:
         base = r.quantizer.removesuffix("_quant") if r.role != "snap" else r.quantizer
         for position, (suffix, tensor) in enumerate(
             (("", r.value), ("_scale", r.scale), ("_zero_point", r.zero_point), ("_bit_width", r.bit_width))

@@ -1,8 +1,8 @@
 """Trace a model with torch's exporter while its quantizers replay what was recorded.
 
-Each quantizer call becomes one symbolic ``Quant`` node that carries the index of its record; weights and biases enter
-it as their already quantized values. The layers see QuantTensors with the recorded metadata, so that they behave as in
-the recorded forward, and no quantizer arithmetic reaches the graph.
+Each quantizer call becomes one symbolic ``Quant`` node that carries the index of its record; the record's constants
+replace its inputs afterwards, so that the trace stays small. The layers see QuantTensors with the recorded metadata, so
+that they behave as in the recorded forward, and no quantizer arithmetic reaches the graph.
 """
 
 from __future__ import annotations
@@ -44,13 +44,10 @@ class _Replayer(Watched):
 
     def __init__(self, model: nn.Module, recording: Recording) -> None:
         super().__init__(model)
-        self.holder = nn.Module()
+        self.placeholder = torch.zeros(())
         self._steps = list(enumerate(recording.records))
         self._recorded = {r.quantizer for r in recording.records}
         self._cursor: Iterator[tuple[int, Record]] = iter(())
-        for index, r in self._steps:
-            for field in (*_GRID, *(("value",) if r.is_parameter else ())):
-                self.holder.register_buffer(f"record_{index}_{field}", getattr(r, field).clone())
 
     def restart(self) -> None:
         """Go back to the first record."""
@@ -64,11 +61,8 @@ class _Replayer(Watched):
         return index, r
 
     def _emit(self, index: int, r: Record, x: Tensor) -> QuantTensor:
-        scale, zero_point, bit_width = (getattr(self.holder, f"record_{index}_{field}") for field in _GRID)
-        y = quant_node(
-            x, scale, zero_point, bit_width, index, r.signed, r.narrow, "ROUND" if r.is_parameter else r.rounding
-        )
-        return QuantTensor.unchecked(y, scale, zero_point, bit_width, r.signed, False, r.source)
+        y = quant_node(x, self.placeholder, index, r.signed, r.narrow, "ROUND" if r.is_parameter else r.rounding)
+        return QuantTensor.unchecked(y, r.scale, r.zero_point, r.bit_width, r.signed, False, r.source)
 
     def on_quantizer(
         self, name: str, module: nn.Module, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -77,9 +71,8 @@ class _Replayer(Watched):
         if name not in self._recorded:
             return original(*args, **kwargs)
         index, r = self._next(name)
-        if r.is_parameter:
-            return self._emit(index, r, getattr(self.holder, f"record_{index}_value"))
-        return self._emit(index, r, activation_of(module)(float_value(args[0])))
+        x = float_value(args[0])
+        return self._emit(index, r, x if r.is_parameter else activation_of(module)(x))
 
     def on_requantize(
         self, name: str, grid: QuantTensor, value: Tensor, original: Callable[[QuantTensor, Tensor], QuantTensor]
@@ -95,7 +88,7 @@ class _Traced(nn.Module):
     def __init__(self, replayer: _Replayer, inputs: Sequence[Any]) -> None:
         super().__init__()
         self.model = replayer.model
-        self.records = replayer.holder
+        self.register_buffer("placeholder", replayer.placeholder)
         self._replayer = replayer
         self._inputs = [x if isinstance(x, QuantTensor) else None for x in inputs]
         for i, x in enumerate(self._inputs):
@@ -112,34 +105,22 @@ class _Traced(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Any:
         self._replayer.restart()
+        self._replayer.placeholder = self.placeholder
         output = self._replayer.run_model([self._rebuilt(i, t) for i, t in enumerate(tensors)])
         return pytree.tree_map(float_value, output, is_leaf=lambda leaf: isinstance(leaf, QuantTensor))
 
 
-def quant_node(
-    x: Tensor,
-    scale: Tensor,
-    zero_point: Tensor,
-    bit_width: Tensor,
-    index: int,
-    signed: bool,
-    narrow: bool,
-    rounding: str,
-) -> Tensor:
-    """Emit one ``Quant`` node into the traced graph."""
+def quant_node(x: Tensor, placeholder: Tensor, index: int, signed: bool, narrow: bool, rounding: str) -> Tensor:
+    """Emit one ``Quant`` node into the traced graph; ``canonical`` puts the record's constants for the placeholders."""
     attributes: dict[str, Any] = {
         "signed": int(signed),
         "narrow": int(narrow),
         "rounding_mode": rounding,
         RECORD_ATTRIBUTE: index,
     }
+    inputs = (x, placeholder, placeholder, placeholder)
     return torch.onnx.ops.symbolic(
-        f"{DOMAIN}::Quant",
-        (x, scale, zero_point, bit_width),
-        attributes,
-        dtype=x.dtype,
-        shape=x.shape,
-        version=DOMAIN_VERSION,
+        f"{DOMAIN}::Quant", inputs, attributes, dtype=x.dtype, shape=x.shape, version=DOMAIN_VERSION
     )
 
 

@@ -64,7 +64,7 @@ def verify(
     """
     if mode not in MODES:
         raise ExportError(f"verify: unknown mode {mode!r}; known: {', '.join(MODES)}")
-    require("onnx", target="verify")
+    require("onnx", target="verify", place="verify")
     read = read_artifact(artifact)
     if runtime is None:
         runtime = get_target(read.target).runtime if read.target in list_targets() else "onnxruntime"
@@ -199,7 +199,12 @@ class _Verification:
             comparison.add_output(mine, theirs, self._step(name, x, by_key))
 
     def _step(self, name: str, x: Any, by_key: dict[tuple[str, int], Record]) -> np.ndarray | None:
-        """Grid of an output: its own scale, or that of the accumulator whose integers it holds."""
+        """Grid of an output: its own scale, or that of the accumulator whose integers it holds.
+
+        ``None`` where it has none, and where it is a quantizer's result, which that quantizer's row counts.
+        """
+        if any(cut.tensor == name for cut in self.artifact.cuts):
+            return None
         if isinstance(x, QuantTensor):
             return x.scale.double().numpy()
         product = self.artifact.product_of(name)

@@ -27,7 +27,7 @@ def _onnxruntime(optimize: bool) -> Callable[[onnx.ModelProto], Session]:
     def open_model(proto: onnx.ModelProto) -> Session:
         import torch
 
-        (ort,) = require("onnxruntime", target="onnxruntime")
+        (ort,) = require("onnxruntime", target="onnxruntime", place="verify")
         options = ort.SessionOptions()
         levels = ort.GraphOptimizationLevel
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
@@ -50,7 +50,7 @@ def _onnxruntime(optimize: bool) -> Callable[[onnx.ModelProto], Session]:
 
 def _qonnx(proto: onnx.ModelProto) -> Session:
     """Shapes are fixed by the first arrays that are fed: qonnx knows no dynamic dimensions."""
-    require("qonnx.core.modelwrapper", target="qonnx", command="pip install qonnx")
+    require("qonnx.core.modelwrapper", target="qonnx", command="pip install qonnx", place="verify")
     outputs = [o.name for o in proto.graph.output]
     prepared: dict[tuple[tuple[int, ...], ...], object] = {}
 
@@ -90,7 +90,7 @@ def _qonnx_model(proto: onnx.ModelProto, feeds: Feeds) -> object:
 
 
 def _reference(proto: onnx.ModelProto) -> Session:
-    require("onnx.reference", target="reference", command="pip install onnx")
+    require("onnx.reference", target="reference", command="pip install onnx", place="verify")
     from onnx.reference import ReferenceEvaluator
 
     evaluator = ReferenceEvaluator(proto)
