@@ -31,7 +31,7 @@ lint: $(VENV)/.stamp-dev  ## ruff and mypy.
 	@$(BIN)/python -m mypy
 
 docs: $(VENV)/.stamp-dev  ## Renew docs/reference/, then build docs/ as HTML into site/; a broken link is an error.
-	@$(BIN)/python docs/generate.py
+	@$(BIN)/python docs/generate
 	@$(BIN)/python -m mkdocs build --strict --quiet
 	@echo "site/index.html"
 
