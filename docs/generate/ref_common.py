@@ -79,6 +79,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n\n"
 
 
+def worded(text: str) -> str:
+    """A text of the vocabulary with the names of options as code."""
+    return re.sub(r"(?<![`\w])[a-z]+_\w+(?![`\w])", r"`\g<0>`", text)
+
+
 def sentence(doc: str | None) -> str:
     """The first sentence of a docstring, as markdown."""
     text = " ".join((doc or "").split("\n\n")[0].split()).replace("``", "`")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from ref_common import NOTE, completed, role_of, sentence, table, targets, told
+from ref_common import NOTE, completed, role_of, sentence, table, targets, told, worded
 from ref_exports import Verdict, layer_with, verdicts
 from torch import nn
 
@@ -165,7 +165,10 @@ def options_page(said: Mapping[Trial, Verdict]) -> str:
         f"default; targets: {known}. Nothing stands where no preset by itself gives the value an effect.\n\n",
         table(
             ("Option", "Roles", "Default", "Effect"),
-            ((f"[`{d.name}`](#{d.name})", ", ".join(d.role_names), d.default, d.effect) for d in DIRECTIVES.values()),
+            (
+                (f"[`{d.name}`](#{d.name})", ", ".join(d.role_names), worded(d.default), worded(d.effect))
+                for d in DIRECTIVES.values()
+            ),
         ),
     ]
     for directive in DIRECTIVES.values():
@@ -174,15 +177,16 @@ def options_page(said: Mapping[Trial, Verdict]) -> str:
 
 
 def _option(directive: Directive, said: Mapping[Trial, Verdict]) -> str:
-    rows = [("Legal values", directive.expected), ("Default", directive.default)]
+    rows = [("Legal values", worded(directive.expected)), ("Default", worded(directive.default))]
     rows.append(("Roles", ", ".join(directive.role_names)))
     if directive.read_when:
-        rows.append(("Has an effect if", directive.read_when))
+        rows.append(("Has an effect if", worded(directive.read_when)))
     if directive.decided_by:
         rows.append(
             ("Decided by", ", ".join(f"[`{n}`](#{n})" if n in DIRECTIVES else f"`{n}`" for n in directive.decided_by))
         )
     if directive.example:
         rows.append(("Example", f"`{directive.example}`"))
-    effect = directive.effect[0].upper() + directive.effect[1:]
+    effect = worded(directive.effect)
+    effect = effect[0].upper() + effect[1:]
     return f"## `{directive.name}`\n\n{effect}.\n\n{table(('', ''), rows)}{_value_table(directive, said)}"
