@@ -157,3 +157,19 @@ def test_float16_is_averaged_without_overflow():
 def test_illegal_arguments_are_named(build, named):
     with pytest.raises(QuantConfigError, match=named.replace("(0.0, 100.0]", r"\(0.0, 100.0\]")):
         build()
+
+
+@pytest.mark.parametrize("dim", [None, 1])
+@pytest.mark.parametrize("q", [0.01, 1.0, 1.6, 50.0, 98.4, 98.5, 99.99, 100.0])
+def test_percentiles_of_long_rows(q, dim):
+    x = torch.randn(1, 5000, generator=torch.Generator().manual_seed(0))
+    k = min(max(math.floor(q * 5000 / 100 + 0.5), 1), 5000)
+    magnitude, place = x.abs().view(-1).sort()
+    assert AbsPercentile(q, dim)(x).item() == magnitude[k - 1].item()
+    expected = torch.zeros(5000)
+    expected[place[k - 1]] = x.view(-1)[place[k - 1]].sign()
+    assert torch.equal(gradient(AbsPercentile(q, dim), x).view(-1), expected)
+    if q < 50.0:
+        ordered = x.view(-1).sort().values
+        low = ordered[max(math.ceil(q * 5000 / 100), 1) - 1].item()
+        assert NegativePercentileOrZero(q, dim)(x).item() == min(low, 0.0)
