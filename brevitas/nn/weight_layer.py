@@ -115,7 +115,7 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
         x: Tensor | QuantTensor = input
         if self.input_quant.is_quant_enabled:
             x = self.input_quant(x)
-        weight = self.weight_quant(self.weight)
+        weight = self._quantize_weight(x)
         bias = self.bias
         quant_bias: QuantTensor | None = None
         if bias is not None and self.bias_quant.is_quant_enabled:
@@ -128,6 +128,18 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
             return self.pack_output(self._with_metadata(out, x, weight, quant_bias))
         return self.pack_output(out)
 
+    def _quantize_weight(self, x: Tensor | QuantTensor) -> Tensor | QuantTensor:
+        if not getattr(self.weight_quant, "requires_quant_input", False):
+            return self.weight_quant(self.weight)
+        if not isinstance(x, QuantTensor):
+            raise self.metadata_error(
+                f"{self.weight_quant.quant_injector.__name__} needs the bit width of the input",
+                x,
+                f"set input_quant= on {self._here()}",
+                "use a weight quantizer that does not bound the accumulator",
+            )
+        return self.weight_quant(self.weight, x)
+
     def _quantize_bias(self, bias: Tensor, x: Tensor | QuantTensor, weight: Tensor | QuantTensor) -> QuantTensor:
         if not self.bias_quant.requires_input_scale:
             return self.bias_quant(bias)
@@ -138,9 +150,7 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
                 f"{preset} needs the input scale", x, f"set input_quant= on {self._here()}", own_scale
             )
         if not isinstance(weight, QuantTensor):
-            raise self.metadata_error(
-                f"{preset} needs the weight scale, and weight_quant is off", None, "set weight_quant=", own_scale
-            )
+            raise self.metadata_error(self._no_integers(preset), None, "set weight_quant=", own_scale)
         self._check_input_scale(x)
         scale = self._accumulator_scale(x, weight)
         width = self._accumulator_bit_width(x, weight, None) if self.bias_quant.requires_input_bit_width else None
@@ -173,7 +183,7 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
             )
         if not isinstance(weight, QuantTensor):
             raise self.metadata_error(
-                "return_quant_tensor=True needs weight quantization, and weight_quant is off",
+                self._no_integers("return_quant_tensor=True"),
                 None,
                 "set weight_quant=",
                 output,
@@ -246,9 +256,14 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
         weight = self.quant_weight()
         if not isinstance(weight, QuantTensor):
             raise self.metadata_error(
-                "int_weight() needs weight quantization, and weight_quant is off", None, "set weight_quant="
+                self._no_integers("int_weight()"), None, "set weight_quant= to an integer quantizer"
             )
         return weight.int(float_datatype)
+
+    def _no_integers(self, what: str) -> str:
+        if self.is_weight_quant_enabled:
+            return f"{what} needs integer weights, and {self.weight_quant.quant_injector.__name__} gives minifloats"
+        return f"{what} needs weight quantization, and weight_quant is off"
 
     def quant_bias(self) -> Tensor | QuantTensor | None:
         """The quantized bias, as in eval mode; ``None`` without a bias or without ``bias_quant``.

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from brevitas.core.quant.weight_norm import AccumulatorAwareIntQuant
 from brevitas.errors import QuantMetadataError
 from brevitas.proxy.quant_proxy import QuantProxyFromInjector, eval_mode
 from brevitas.quant_tensor import QuantTensor
@@ -76,16 +77,15 @@ class _ParameterQuantProxy(QuantProxyFromInjector):
         """``x`` quantized as in eval mode, with gradients; nothing is counted or changed. ``x`` itself if off."""
         if self.tensor_quant is None:
             return x
-        y, scale, zero_point, bit_width = self._evaluate_on(x)
-        return self._quant_tensor(y, scale, zero_point, bit_width, False)
+        return self._result(self._evaluate_on(x), False)
 
-    def _evaluate(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _evaluate(self) -> Any:
         parameters = self._tracked_parameters()
         if not parameters:
             raise QuantMetadataError(f"{self.site}: the layer has no {self.parameter_name}")
         return self._evaluate_on(parameters[0])
 
-    def _evaluate_on(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _evaluate_on(self, x: Tensor) -> Any:
         raise NotImplementedError
 
     def _follow_replaced_parameters(self) -> None:
@@ -111,19 +111,48 @@ class WeightQuantProxyFromInjector(_ParameterQuantProxy):
     role = "weight"
     parameter_name = "weight"
 
-    def forward(self, x: Tensor) -> Tensor | QuantTensor:
-        """The quantized weight, in the weight's shape and dtype; the weight itself if quantization is off."""
+    def _install(self, tensor_quant: nn.Module | None, values: dict[str, Any]) -> None:
+        super()._install(tensor_quant, values)
+        #: Whether the quantizer bounds the weight by what the layer's input can be.
+        self.requires_quant_input = isinstance(tensor_quant, AccumulatorAwareIntQuant)
+        self._input: tuple[Tensor, bool] | None = None
+
+    def forward(self, x: Tensor, quant_input: Tensor | QuantTensor | None = None) -> Tensor | QuantTensor:
+        """The quantized weight, in the weight's shape and dtype; the weight itself if quantization is off.
+
+        Args:
+            x: weight.
+            quant_input: input of the layer, whose bit width and sign accumulator-aware quantizers need.
+
+        Raises:
+            QuantMetadataError: an accumulator-aware quantizer, and the input is no ``QuantTensor``.
+        """
         if self.tensor_quant is None:
             return x
         self._follow_replaced_parameters()
-        y, scale, zero_point, bit_width = self.tensor_quant(x)
-        return self._quant_tensor(y, scale, zero_point, bit_width, self.training)
+        if not self.requires_quant_input:
+            return self._result(self.tensor_quant(x), self.training)
+        if not isinstance(quant_input, QuantTensor):
+            raise QuantMetadataError(
+                f"{self.site}: {self.quant_injector.__name__} bounds the weight by the bit width and sign of the "
+                "input, and the input is a plain Tensor; set input_quant= on the layer, or return_quant_tensor=True on "
+                "the one before"
+            )
+        width, signed = quant_input.bit_width, quant_input.signed
+        if not self.training and not torch.compiler.is_compiling():
+            self._input = (width.detach(), signed)
+        return self._result(self.tensor_quant(x, width, signed), self.training)
 
-    def _evaluate_on(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _evaluate_on(self, x: Tensor) -> Any:
         assert self.tensor_quant is not None
         self._follow_replaced_parameters()
+        if self.requires_quant_input and self._input is None:
+            raise QuantMetadataError(
+                f"{self.site}: {self.quant_injector.__name__} depends on the input's bit width, and no input has been "
+                "seen; run one forward in eval mode first"
+            )
         with eval_mode(self.tensor_quant):
-            return self.tensor_quant(x)
+            return self.tensor_quant(x, *(self._input if self.requires_quant_input and self._input else ()))
 
 
 class BiasQuantProxyFromInjector(_ParameterQuantProxy):
@@ -163,34 +192,30 @@ class BiasQuantProxyFromInjector(_ParameterQuantProxy):
         if self.tensor_quant is None:
             return x
         if not self.requires_input_scale:
-            y, scale, zero_point, bit_width = self.tensor_quant(x)
-        else:
-            scale_needed = self._required(input_scale, "input scale")
-            scale_needed = scale_needed.reshape(()) if scale_needed.numel() == 1 else scale_needed.reshape(-1)
-            if self.requires_input_bit_width:
-                width = self._required(input_bit_width, "input bit width").reshape(())
-                y, scale, zero_point, bit_width = self.tensor_quant(x, scale_needed, width)
-            else:
-                width = None
-                y, scale, zero_point, bit_width = self.tensor_quant(x, scale_needed)
-            if not self.training and not torch.compiler.is_compiling():
-                self._accumulator = (scale_needed.detach(), None if width is None else width.detach())
-        return self._quant_tensor(y, scale, zero_point, bit_width, self.training)
+            return self._result(self.tensor_quant(x), self.training)
+        needed = self._required(input_scale, "input scale")
+        needed = needed.reshape(()) if needed.numel() == 1 else needed.reshape(-1)
+        width = None
+        if self.requires_input_bit_width:
+            width = self._required(input_bit_width, "input bit width").reshape(())
+        if not self.training and not torch.compiler.is_compiling():
+            self._accumulator = (needed.detach(), None if width is None else width.detach())
+        arguments = (needed,) if width is None else (needed, width)
+        return self._result(self.tensor_quant(x, *arguments), self.training)
 
     def _required(self, given: Tensor | None, what: str) -> Tensor:
         if given is None:
             raise QuantMetadataError(f"{self.quant_injector.__name__} needs the {what}, and none was given")
         return given
 
-    def _evaluate_on(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _evaluate_on(self, x: Tensor) -> Any:
         assert self.tensor_quant is not None
         arguments: tuple[Tensor, ...] = ()
         if self.requires_input_scale:
             if self._accumulator is None:
                 raise QuantMetadataError(
                     f"{self.site}: {self.quant_injector.__name__} takes its scale from the input, and no input has "
-                    "been "
-                    "seen; run one forward in eval mode first"
+                    "been seen; run one forward in eval mode first"
                 )
             arguments = tuple(a for a in self._accumulator if a is not None)
         with eval_mode(self.tensor_quant):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from brevitas import config
+from brevitas.core.quant.float import FloatQuant
 from brevitas.core.zero_point import ZeroZeroPoint
 from brevitas.errors import QuantConfigError
 from brevitas.quant.site import Site
@@ -93,9 +94,16 @@ class QuantProxyFromInjector(nn.Module):
     def _resolved_module(self) -> Any:
         return self.tensor_quant
 
-    def _quant_tensor(
-        self, y: Tensor, scale: Tensor, zero_point: Tensor, bit_width: Tensor, training: bool
-    ) -> QuantTensor:
+    @property
+    def is_minifloat(self) -> bool:
+        """Whether values are minifloats: they have a scale and widths, and no integer codes."""
+        return isinstance(self._resolved_module(), FloatQuant)
+
+    def _result(self, resolved: Any, training: bool) -> Tensor | QuantTensor:
+        """What the quantizer returned, as a tensor with its grid; minifloats have none and stay a plain tensor."""
+        if len(resolved) != 4:
+            return resolved[0]
+        y, scale, zero_point, bit_width = resolved
         return QuantTensor.unchecked(y, scale, zero_point, bit_width, bool(self._signed), training, self.source)
 
     @property
@@ -173,8 +181,8 @@ class QuantProxyFromInjector(nn.Module):
             return torch.zeros(1, device=None if state is None else state.device)
         return torch.zeros(1, device=state.device, dtype=state.dtype)
 
-    def _evaluate(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(value, scale, zero point, bit width) as in eval mode; nothing is counted or changed."""
+    def _evaluate(self) -> Any:
+        """(value, scale, zero point, bit width, ...) as in eval mode; nothing is counted or changed."""
         raise NotImplementedError
 
     def scale(self) -> Tensor | None:
@@ -187,7 +195,11 @@ class QuantProxyFromInjector(nn.Module):
 
     def bit_width(self) -> Tensor | None:
         """Bit width as in eval mode, with its gradient; ``None`` if off."""
-        return self._evaluate()[3] if self.is_quant_enabled else None
+        if not self.is_quant_enabled:
+            return None
+        resolved = self._evaluate()
+        # A minifloat returns exponent and mantissa widths where others return one; the sign takes one bit.
+        return resolved[3] if len(resolved) == 4 else float(bool(self._signed)) + resolved[3] + resolved[4]
 
     def extra_repr(self) -> str:
         """The declaration's name."""

@@ -104,8 +104,7 @@ class ActQuantProxyFromInjector(QuantProxyFromInjector):
         if not self.training and not self._warned:
             self._warn_if_never_calibrated()
         value = x.value if isinstance(x, QuantTensor) else x
-        y, scale, zero_point, bit_width = fused(value)
-        return self._quant_tensor(y, scale, zero_point, bit_width, self.training)
+        return self._result(fused(value), self.training)
 
     def _without_quantizer(self, x: Tensor | QuantTensor) -> Tensor | QuantTensor:
         activation = self.fused_activation_quant_proxy.activation_impl
@@ -141,7 +140,7 @@ class ActQuantProxyFromInjector(QuantProxyFromInjector):
             stacklevel=3,
         )
 
-    def _evaluate(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _evaluate(self) -> Any:
         quantizer = self._resolved_module()
         assert quantizer is not None
         with eval_mode(quantizer):

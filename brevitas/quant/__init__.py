@@ -7,16 +7,48 @@
 3
 """
 
-from brevitas.quant import binary, fixed_point, none, scaled_int, shifted_scaled_int, ternary
+from brevitas.quant import (
+    binary,
+    fixed_point,
+    float_quant_fnuz,
+    float_quant_ocp,
+    minifloat,
+    mse,
+    mx_quant_ocp,
+    none,
+    scaled_int,
+    shifted_scaled_int,
+    ternary,
+    weight_norm,
+)
 from brevitas.quant.binary import *  # noqa: F403
 from brevitas.quant.fixed_point import *  # noqa: F403
+from brevitas.quant.float_quant_fnuz import *  # noqa: F403
+from brevitas.quant.float_quant_ocp import *  # noqa: F403
+from brevitas.quant.minifloat import *  # noqa: F403
+from brevitas.quant.mse import *  # noqa: F403
+from brevitas.quant.mx_quant_ocp import *  # noqa: F403
 from brevitas.quant.none import *  # noqa: F403
 from brevitas.quant.registry import add_library_presets
 from brevitas.quant.scaled_int import *  # noqa: F403
 from brevitas.quant.shifted_scaled_int import *  # noqa: F403
 from brevitas.quant.ternary import *  # noqa: F403
+from brevitas.quant.weight_norm import *  # noqa: F403
 
-_MODULES = (binary, fixed_point, none, scaled_int, shifted_scaled_int, ternary)
+_MODULES = (
+    binary,
+    fixed_point,
+    float_quant_fnuz,
+    float_quant_ocp,
+    minifloat,
+    mse,
+    mx_quant_ocp,
+    none,
+    scaled_int,
+    shifted_scaled_int,
+    ternary,
+    weight_norm,
+)
 __all__ = sorted(name for module in _MODULES for name in module.__all__)
 
 add_library_presets({name: getattr(module, name) for module in _MODULES for name in module.__all__})

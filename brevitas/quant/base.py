@@ -12,9 +12,17 @@ from typing import Any
 
 from brevitas.core.function_wrapper import OverOutputChannelView, TensorClampSte
 from brevitas.core.quant import ClampedBinaryQuant, DecoupledIntQuant, DecoupledRescalingIntQuant
+from brevitas.core.quant.candidate import IntLowEndCandidate, IntThresholdCandidate
 from brevitas.core.scaling import ParameterScaling, StatsFromParameterScaling
-from brevitas.core.stats import AbsMaxL2, NegativeMinOrZero, NegativePercentileOrZero
-from brevitas.core.zero_point import MinUintZeroPoint, ParameterFromRuntimeMinZeroPoint, ZeroZeroPoint
+from brevitas.core.stats import AbsMax, AbsMaxL2, AbsMinMax, NegativeMinOrZero, NegativePercentileOrZero
+from brevitas.core.stats.mse import MSE, LowEndMSE
+from brevitas.core.zero_point import (
+    MinUintZeroPoint,
+    ParameterFromRuntimeMinZeroPoint,
+    ParameterFromRuntimeZeroPoint,
+    ParameterFromStatsFromParameterZeroPoint,
+    ZeroZeroPoint,
+)
 from brevitas.inject import ExtendedInjector, value
 from brevitas.inject.enum import (
     BitWidthImplType,
@@ -27,6 +35,10 @@ from brevitas.inject.enum import (
 
 __all__ = [
     "IntQuant",
+    "MSEActZeroPoint",
+    "MSEAsymmetricScale",
+    "MSESymmetricScale",
+    "MSEWeightZeroPoint",
     "MaxStatsScaling",
     "MinMaxStatsScaling",
     "NarrowIntQuant",
@@ -238,3 +250,44 @@ class WeightPerTensorFloatDecoupledL2Param(_Integer):
     @value
     def scaling_init(pre_scaling_impl: Any, tracked_parameter_list: Any) -> Any:
         return pre_scaling_impl(tracked_parameter_list[0]).detach()
+
+
+class MSESymmetricScale(ExtendedInjector):
+    """The threshold is learned, first searched for the least squared error among fractions of the largest value.
+
+    Placed left of a preset: ``class Q(MSESymmetricScale, Int8WeightPerTensorFloat)``.
+    """
+
+    scaling_impl_type: Any = ScalingImplType.PARAMETER_FROM_STATS
+    scaling_stats_impl: Any = MSE
+    mse_quant_impl: Any = IntThresholdCandidate
+    mse_init_op: Any = AbsMax
+    mse_iters: Any = 20
+    mse_search_method: Any = "grid"
+
+
+class MSEAsymmetricScale(MSESymmetricScale):
+    """As ``MSESymmetricScale``, for quantizers with a zero point: fractions of the length of the range."""
+
+    mse_init_op: Any = AbsMinMax
+    low_end_init_op: Any = NegativeMinOrZero
+
+
+class _MSEZeroPoint(ExtendedInjector):
+    zero_point_stats_impl: Any = LowEndMSE
+    low_end_quant_impl: Any = IntLowEndCandidate
+    low_end_init_op: Any = NegativeMinOrZero
+    mse_iters: Any = 20
+    mse_search_method: Any = "grid"
+
+
+class MSEWeightZeroPoint(_MSEZeroPoint):
+    """The zero point of a weight is learned, first searched for the least squared error."""
+
+    zero_point_impl: Any = ParameterFromStatsFromParameterZeroPoint
+
+
+class MSEActZeroPoint(_MSEZeroPoint):
+    """The zero point of an activation is learned, first searched for the least squared error on each batch."""
+
+    zero_point_impl: Any = ParameterFromRuntimeZeroPoint

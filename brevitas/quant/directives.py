@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from brevitas.inject.enum import (
     BitWidthImplType,
     FloatToIntImplType,
+    LearnedRoundImplType,
     QuantType,
     RestrictValueType,
     ScalingImplType,
@@ -37,7 +38,6 @@ ROLE_NAMES = {"W": "weight", "A": "act", "B": "bias", "T": "trunc", "C": "clamp"
 #: Other spellings of one directive: name written -> name read.
 ALIASES = {
     "scaling_per_channel": "scaling_per_output_channel",
-    "scaling_per_output_type": "scaling_per_output_channel",
     "high_percentile_q": "percentile_q",
 }
 
@@ -112,6 +112,10 @@ def _is_permutation(v: Any) -> bool:
 
 def _is_module_class(v: Any) -> bool:
     return inspect.isclass(v) or isinstance(v, nn.Module)
+
+
+def _is_mantissas(v: Any) -> bool:
+    return v is None or (isinstance(v, tuple) and all(isinstance(m, str) and m and not set(m) - {"0", "1"} for m in v))
 
 
 def _anything(v: Any) -> bool:
@@ -344,11 +348,31 @@ _TABLE = (
         "scaling_per_output_type",
         "WAB",
         _member_of(ScalingPerOutputType),
-        "TENSOR or CHANNEL",
-        "scaling_per_output_channel as an enum",
-        "per preset",
+        _choice(ScalingPerOutputType),
+        "granularity of the scale",
+        "from scaling_per_output_channel",
         *_SCALED,
         enum=ScalingPerOutputType,
+    ),
+    Directive(
+        "group_size",
+        "WA",
+        _int_in(1, 2**31),
+        "an int of at least 1",
+        "neighbours that share a scale",
+        "32",
+        "scaling_per_output_type is GROUP",
+        ("scaling_per_output_type", "quant_type"),
+    ),
+    Directive(
+        "group_dim",
+        "WA",
+        _int_in(-8, 8),
+        "an int from -8 to 8",
+        "dim that is cut into groups",
+        "input channels of a weight; channels of an image, else the last dim",
+        "scaling_per_output_type is GROUP",
+        ("scaling_per_output_type", "quant_type"),
     ),
     Directive(
         "per_channel_broadcastable_shape",
@@ -473,6 +497,86 @@ _TABLE = (
         *_INT,
     ),
     _enum("trunc_scaling_impl_type", "T", TruncScalingImplType, "how far a truncation shifts", "MSB", _INT),
+    _enum(
+        "learned_round_impl_type",
+        "W",
+        LearnedRoundImplType,
+        "function that learned rounding adds to the lower code",
+        "HARD_SIGMOID",
+        ("float_to_int_impl_type is LEARNED_ROUND", ("float_to_int_impl_type", "quant_type")),
+    ),
+    Directive(
+        "accumulator_bit_width",
+        "W",
+        _int_in(2, 32),
+        "an int from 2 to 32",
+        "width that no accumulator of the layer may exceed",
+        "32",
+        "the quantizer is accumulator-aware (A2Q, A2Q+)",
+    ),
+    Directive(
+        "mse_iters",
+        "WA",
+        _int_in(1, 10_000),
+        "an int of at least 1",
+        "candidates that the search for the least squared error tries",
+        "20",
+        "the threshold comes from an MSE search",
+    ),
+    Directive(
+        "exponent_bit_width",
+        "WA",
+        _int_in(1, 8),
+        "an int from 1 to 8",
+        "exponent bits of a minifloat",
+        "per preset",
+        "the quantizer is a minifloat",
+    ),
+    Directive(
+        "mantissa_bit_width",
+        "WA",
+        _int_in(0, 23),
+        "an int from 0 to 23",
+        "mantissa bits of a minifloat",
+        "per preset",
+        "the quantizer is a minifloat",
+    ),
+    Directive(
+        "exponent_bias",
+        "WA",
+        _int_in(-128, 256),
+        "an int from -128 to 256",
+        "what is subtracted from the exponent's code",
+        "2^(exponent_bit_width - 1) - 1",
+        "the quantizer is a minifloat",
+    ),
+    Directive(
+        "saturating",
+        "WA",
+        _is_bool,
+        "True or False",
+        "clamp beyond the largest number, rather than giving infinity or NaN",
+        "True",
+        "the quantizer is a minifloat",
+    ),
+    Directive(
+        "inf_values",
+        "WA",
+        _is_mantissas,
+        "a tuple of mantissas in bits, for example ('00',), or None",
+        "mantissas that mean infinity under the largest exponent",
+        "per preset",
+        "the quantizer is a minifloat",
+    ),
+    Directive(
+        "nan_values",
+        "WA",
+        _is_mantissas,
+        "a tuple of mantissas in bits, for example ('111',), or None",
+        "mantissas that mean NaN under the largest exponent",
+        "per preset",
+        "the quantizer is a minifloat",
+    ),
     Directive(
         "act_impl",
         "A",

@@ -123,17 +123,6 @@ def apply_aliases(quantizer: type, site: Site) -> type:
         if written is None or in_library(written.owner) and written.origin != "let":
             continue
         obj = written.obj
-        if alias == "scaling_per_output_type" and written.kind == "object":
-            check_value(DIRECTIVES[alias], obj, written, quantizer, site)
-            if str(obj).upper() == ScalingPerOutputType.GROUP.name:
-                raise refusal(
-                    QuantConfigError,
-                    site,
-                    quantizer,
-                    "'scaling_per_output_type' = GROUP is not available yet; use TENSOR or CHANNEL",
-                    written,
-                )
-            obj = str(obj).upper() == ScalingPerOutputType.CHANNEL.name
         other, other_declaration = overrides.get(canonical, (None, None))
         if other_declaration is None:
             other_declaration = table.get(canonical)
@@ -186,6 +175,25 @@ def check_contradictions(quantizer: type, site: Site) -> None:
         raise refuse(f"min_val = {low} is not below max_val = {high}", "min_val", "max_val")
     if low is not None and signed is False and low < 0:
         raise refuse(f"min_val = {low} is negative, and unsigned codes have no negative values", "min_val", "signed")
+    if "scaling_per_output_type" in explicit and "scaling_per_output_channel" in explicit:
+        per_channel = str(_plain(table, "scaling_per_output_type")).upper() == ScalingPerOutputType.CHANNEL.name
+        if per_channel is not _plain(table, "scaling_per_output_channel"):
+            raise refuse(
+                f"scaling_per_output_type = {shown(table['scaling_per_output_type'].obj)} and "
+                f"scaling_per_output_channel = {shown(table['scaling_per_output_channel'].obj)} contradict each other; "
+                "keep one",
+                "scaling_per_output_type",
+                "scaling_per_output_channel",
+            )
+    widths = [_plain(table, n) for n in ("bit_width", "exponent_bit_width", "mantissa_bit_width")]
+    if all(isinstance(w, int) for w in widths) and widths[0] != 1 + widths[1] + widths[2]:
+        raise refuse(
+            f"bit_width = {widths[0]} is not 1 + exponent_bit_width + mantissa_bit_width = 1 + {widths[1]} + "
+            f"{widths[2]}",
+            "bit_width",
+            "exponent_bit_width",
+            "mantissa_bit_width",
+        )
     if "scaling_init" in explicit and "scaling_const" in explicit:
         raise refuse(
             "scaling_init and scaling_const both give the initial threshold; keep one", "scaling_init", "scaling_const"
@@ -215,6 +223,10 @@ def check_effect(quantizer: type, site: Site, resolution: Resolution) -> None:
     # What only the proxy asks for has no effect while there is no quantizer.
     read = {name for name, record in resolution.records.items() if record.asked_by or not off}
     read |= {ALIASES[name] for name in read if name in ALIASES}
+    if "scaling_per_output_type" in read and is_explicit(table.get("scaling_per_output_type")):
+        read.add("scaling_per_output_channel")  # says the same, or would have been refused
+    if "exponent_bit_width" in read:
+        read.add("bit_width")  # their sum was checked
     for name, declaration in table.items():
         if name.startswith("_") or name in read or name in SUPPLIED or name in ALIASES or not is_explicit(declaration):
             continue

@@ -8,6 +8,7 @@
 
 from typing import Any
 
+from brevitas.core.stats import AbsMax
 from brevitas.inject import value
 from brevitas.inject.enum import FloatToIntImplType
 from brevitas.quant.base import (
@@ -34,6 +35,7 @@ __all__ = [
     "Int8Bias",
     "Int8BiasPerTensorFloatInternalScaling",
     "Int8WeightPerChannelFloat",
+    "Int8WeightPerChannelFloatDecoupled",
     "Int8WeightPerTensorFloat",
     "IntBias",
     "RoundTo8bit",
@@ -114,6 +116,14 @@ class Int4WeightPerTensorFloatDecoupled(WeightPerTensorFloatDecoupledL2Param, We
     """Weights in [-7, 7]; rounded with a scale from the L2 norm of channel maxima, returned with a learned one."""
 
     bit_width: Any = 4
+
+
+class Int8WeightPerChannelFloatDecoupled(WeightPerTensorFloatDecoupledL2Param, WeightQuantSolver):
+    """Weights in [-127, 127]; per output channel, rounded with max abs W / 127, returned with a learned scale."""
+
+    bit_width: Any = 8
+    scaling_per_output_channel: Any = True
+    scaling_stats_impl: Any = AbsMax
 
 
 class TruncTo8bit(IntTrunc, TruncQuantSolver):

@@ -54,8 +54,10 @@ def in_library(owner: type) -> bool:
     return owner.__module__.partition(".")[0] == "brevitas"
 
 
-def is_explicit(declaration: Declaration) -> bool:
+def is_explicit(declaration: Declaration | None) -> bool:
     """Layer keyword, ``let``, or attribute in the body of a user's class that has a solver among its bases."""
+    if declaration is None:
+        return False
     if declaration.origin == "let":
         return True
     return not in_library(declaration.owner) and "_role" in declarations(declaration.owner)

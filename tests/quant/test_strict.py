@@ -6,6 +6,7 @@ import re
 import pytest
 from torch import nn
 
+from brevitas import quant
 from brevitas.errors import BrevitasError, QuantConfigError, UnknownOptionError
 from brevitas.inject import ExtendedInjector, value
 from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear, QuantReLU
@@ -270,13 +271,47 @@ MISTAKES = {
         "HE",
         "CONST, PARAMETER, STATS",
     ),
-    "a rounding that is not there yet": (
-        lambda: linear(weight_float_to_int_impl_type="stochastic_round"),
+    "learned rounding of an activation": (
+        lambda: QuantReLU(float_to_int_impl_type="learned_round"),
         QuantConfigError,
-        "STOCHASTIC_ROUND",
-        "not available in this release",
+        "LEARNED_ROUND",
+        "a parameter for each element of a weight",
+        "ROUND, CEIL, FLOOR",
     ),
-    "groups": (lambda: linear(weight_scaling_per_output_type="group"), QuantConfigError, "GROUP", "not available yet"),
+    "groups of a learned activation": (
+        lambda: QuantReLU(scaling_per_output_type="group"),
+        QuantConfigError,
+        "GROUP needs scaling_impl_type = STATS",
+        "PARAMETER_FROM_STATS",
+    ),
+    "groups of a binary weight": (
+        lambda: linear(weight_quant_type="binary", weight_scaling_per_output_type="group"),
+        QuantConfigError,
+        "GROUP needs integers",
+        "BINARY",
+    ),
+    "two granularities": (
+        lambda: linear(weight_scaling_per_output_type="group", weight_scaling_per_output_channel=True),
+        QuantConfigError,
+        "scaling_per_output_type = 'group'",
+        "contradict",
+    ),
+    "widths of a minifloat": (
+        lambda: linear(weight_quant=quant.Fp8e4m3Weight, weight_mantissa_bit_width=2),
+        QuantConfigError,
+        "bit_width = 8 is not 1 + exponent_bit_width + mantissa_bit_width = 1 + 4 + 2",
+    ),
+    "group size": (
+        lambda: linear(weight_scaling_per_output_type="group", weight_group_size=0),
+        QuantConfigError,
+        "'weight_group_size' = 0",
+    ),
+    "group size of a scale per tensor": (
+        lambda: linear(weight_group_size=4),
+        QuantConfigError,
+        "'weight_group_size' = 4 has no effect",
+        "scaling_per_output_type is GROUP",
+    ),
     # S4: contradictions
     "two names of one option": (
         lambda: linear(weight_quant=TwoChannelNames),

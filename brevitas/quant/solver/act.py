@@ -6,12 +6,14 @@ from typing import Any
 
 from brevitas.core.function_wrapper import OverOutputChannelView, OverTensorView, TensorClamp
 from brevitas.core.quant import ClampedBinaryQuant, RescalingIntQuant, TernaryQuant
+from brevitas.core.quant.groupwise import GroupwiseRescalingIntQuant
 from brevitas.core.scaling import ConstScaling, ParameterFromRuntimeStatsScaling, ParameterScaling, RuntimeStatsScaling
+from brevitas.core.scaling.groupwise import RuntimeDynamicGroupStatsScaling
 from brevitas.errors import QuantConfigError
 from brevitas.inject import this, value
 from brevitas.inject.enum import QuantType, ScalingImplType
 from brevitas.quant.registry import Choices
-from brevitas.quant.solver.common import BaseQuantSolver, over_channels
+from brevitas.quant.solver.common import BaseQuantSolver, is_channel, is_group, over_channels
 
 __all__ = ["ActQuantSolver"]
 
@@ -71,11 +73,33 @@ class ActQuantSolver(BaseQuantSolver):
 
     @value
     def tensor_quant(quant_type: Any) -> Any:
-        return TENSOR_QUANT.solve(quant_type)
+        return None if TENSOR_QUANT.name_of(quant_type) == QuantType.FP else this.scaled_tensor_quant
 
     @value
-    def scaling_impl(scaling_impl_type: Any) -> Any:
-        return SCALING.solve(scaling_impl_type)
+    def scaled_tensor_quant(quant_type: Any, scaling_per_output_type: Any) -> Any:
+        if not is_group(scaling_per_output_type):
+            return TENSOR_QUANT.solve(quant_type)
+        if TENSOR_QUANT.name_of(quant_type) != QuantType.INT:
+            raise QuantConfigError(
+                f"scaling_per_output_type = GROUP needs integers, and quant_type is {TENSOR_QUANT.name_of(quant_type)}"
+            )
+        return GroupwiseRescalingIntQuant
+
+    @value
+    def scaling_impl(scaling_impl_type: Any, scaling_per_output_type: Any) -> Any:
+        solved = SCALING.solve(scaling_impl_type)
+        if not is_group(scaling_per_output_type):
+            return solved
+        if scaling_impl_type != ScalingImplType.STATS:
+            raise QuantConfigError(
+                f"scaling_per_output_type = GROUP needs scaling_impl_type = STATS, and it is "
+                f"{SCALING.name_of(scaling_impl_type)}: the groups of an activation are scaled anew at each call"
+            )
+        return RuntimeDynamicGroupStatsScaling
+
+    @value
+    def group_dim(module: Any) -> Any:
+        return 1 if hasattr(module, "kernel_size") else -1
 
     @value
     def scaling_init(max_val: Any, min_val: Any) -> Any:
@@ -91,22 +115,21 @@ class ActQuantSolver(BaseQuantSolver):
         return 0.0
 
     @value
-    def scaling_stats_input_view_shape_impl(scaling_per_output_channel: Any, scaling_stats_op: Any = None) -> Any:
-        return OverOutputChannelView if over_channels(scaling_per_output_channel, scaling_stats_op) else OverTensorView
+    def scaling_stats_input_view_shape_impl(scaling_per_output_type: Any, scaling_stats_op: Any = None) -> Any:
+        return OverOutputChannelView if over_channels(scaling_per_output_type, scaling_stats_op) else OverTensorView
 
     @value
-    def scaling_shape(scaling_per_output_channel: Any) -> Any:
-        return this.per_channel_broadcastable_shape if scaling_per_output_channel else ()
+    def scaling_shape(scaling_per_output_type: Any) -> Any:
+        return this.per_channel_broadcastable_shape if is_channel(scaling_per_output_type) else ()
 
     @value
-    def scaling_stats_permute_dims(scaling_per_output_channel: Any, scaling_stats_op: Any = None) -> Any:
-        if scaling_per_output_channel:
+    def scaling_stats_permute_dims(scaling_per_output_type: Any, scaling_stats_op: Any = None) -> Any:
+        if is_channel(scaling_per_output_type):
             return this.channel_first_dims
-        if over_channels(scaling_per_output_channel, scaling_stats_op):
+        if over_channels(scaling_per_output_type, scaling_stats_op):
             raise QuantConfigError(
                 "scaling_stats_permute_dims is required: MAX_AVE of an activation runs over channels, and only you "
-                "know which "
-                "dim they are, for example scaling_stats_permute_dims = (1, 0, 2, 3)"
+                "know which dim they are, for example scaling_stats_permute_dims = (1, 0, 2, 3)"
             )
         return None
 

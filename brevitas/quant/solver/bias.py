@@ -10,7 +10,7 @@ from brevitas.errors import QuantConfigError
 from brevitas.inject import this, value
 from brevitas.inject.enum import QuantType
 from brevitas.quant.registry import Choices
-from brevitas.quant.solver.common import BIT_WIDTH
+from brevitas.quant.solver.common import BIT_WIDTH, is_channel, is_group
 from brevitas.quant.solver.parameter import ParameterQuantSolver, common_channels
 
 __all__ = ["BiasQuantSolver"]
@@ -60,5 +60,9 @@ class BiasQuantSolver(ParameterQuantSolver):
         return Identity if requires_input_bit_width else BIT_WIDTH.solve(bit_width_impl_type)
 
     @value
-    def scaling_shape(scaling_per_output_channel: Any, module: Any) -> Any:
-        return (common_channels(module),) if scaling_per_output_channel else ()
+    def scaling_shape(scaling_per_output_type: Any, module: Any) -> Any:
+        if is_group(scaling_per_output_type):
+            raise QuantConfigError(
+                "scaling_per_output_type = GROUP cannot be used here: a bias has one element a channel"
+            )
+        return (common_channels(module),) if is_channel(scaling_per_output_type) else ()

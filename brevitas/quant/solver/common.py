@@ -13,6 +13,7 @@ from brevitas.core.restrict_val import (
     LogFloatRestrictValue,
     PowerOfTwoRestrictValue,
 )
+from brevitas.core.rounding import DPURoundSte, LearnedRoundSte, StochasticRoundSte
 from brevitas.core.scaling import IntScaling, PowerOfTwoIntScaling
 from brevitas.core.stats import (
     AbsAve,
@@ -32,16 +33,25 @@ from brevitas.inject.enum import (
     FloatToIntImplType,
     RestrictValueType,
     ScalingImplType,
+    ScalingPerOutputType,
     StatsOp,
 )
 from brevitas.quant.registry import Choices
 
-__all__ = ["BIT_WIDTH", "RESTRICT", "ROUNDING", "STATS", "BaseQuantSolver", "over_channels"]
+__all__ = [
+    "BIT_WIDTH",
+    "RESTRICT",
+    "ROUNDING",
+    "STATS",
+    "WEIGHT_ROUNDING",
+    "BaseQuantSolver",
+    "is_channel",
+    "is_group",
+    "over_channels",
+]
 
 _EVERY_ROLE = ("weight", "act", "bias", "trunc", "clamp")
 _SCALED_ROLES = ("weight", "act", "bias")
-
-_NOT_YET = "it is not available in this release."
 
 RESTRICT = Choices(
     "restrict_scaling_type",
@@ -69,19 +79,26 @@ STATS = Choices(
     },
     _SCALED_ROLES,
 )
+_ROUNDINGS = {
+    FloatToIntImplType.ROUND: RoundSte,
+    FloatToIntImplType.CEIL: CeilSte,
+    FloatToIntImplType.FLOOR: FloorSte,
+    FloatToIntImplType.ROUND_TO_ZERO: RoundToZeroSte,
+    FloatToIntImplType.DPU: DPURoundSte,
+    FloatToIntImplType.STOCHASTIC_ROUND: StochasticRoundSte,
+}
 ROUNDING = Choices(
     "float_to_int_impl_type",
     FloatToIntImplType,
-    {
-        FloatToIntImplType.ROUND: RoundSte,
-        FloatToIntImplType.CEIL: CeilSte,
-        FloatToIntImplType.FLOOR: FloorSte,
-        FloatToIntImplType.ROUND_TO_ZERO: RoundToZeroSte,
-    },
-    _EVERY_ROLE,
-    dict.fromkeys(
-        (FloatToIntImplType.DPU, FloatToIntImplType.LEARNED_ROUND, FloatToIntImplType.STOCHASTIC_ROUND), _NOT_YET
-    ),
+    _ROUNDINGS,
+    ("act", "bias", "trunc", "clamp"),
+    {FloatToIntImplType.LEARNED_ROUND: "it has a parameter for each element of a weight."},
+)
+WEIGHT_ROUNDING = Choices(
+    "float_to_int_impl_type",
+    FloatToIntImplType,
+    {**_ROUNDINGS, FloatToIntImplType.LEARNED_ROUND: LearnedRoundSte},
+    ("weight",),
 )
 BIT_WIDTH = Choices(
     "bit_width_impl_type",
@@ -95,19 +112,30 @@ BIT_WIDTH = Choices(
 )
 
 
-def over_channels(scaling_per_output_channel: bool, scaling_stats_op: Any = None) -> bool:
+def is_group(scaling_per_output_type: Any) -> bool:
+    """Whether each group of neighbours has a scale of its own."""
+    return bool(scaling_per_output_type == ScalingPerOutputType.GROUP)
+
+
+def is_channel(scaling_per_output_type: Any) -> bool:
+    """Whether each channel has a scale of its own."""
+    return bool(scaling_per_output_type == ScalingPerOutputType.CHANNEL)
+
+
+def over_channels(scaling_per_output_type: Any, scaling_stats_op: Any = None) -> bool:
     """Whether statistics run over channels: with a scale per channel, and for the average of the channels' maxima.
 
     Raises:
         QuantConfigError: both, since the average is one threshold for all channels.
     """
     averages = scaling_stats_op is not None and STATS.name_of(scaling_stats_op) == StatsOp.MAX_AVE
-    if averages and scaling_per_output_channel:
+    if averages and scaling_per_output_type != ScalingPerOutputType.TENSOR:
         raise QuantConfigError(
-            "scaling_stats_op = MAX_AVE averages over the channels, and scaling_per_output_channel = True asks for one "
-            "threshold each; use MAX, or scaling_per_output_channel = False"
+            "scaling_stats_op = MAX_AVE averages over the channels, and the scale is to be one for each "
+            f"{str(scaling_per_output_type).lower()} (scaling_per_output_channel, scaling_per_output_type); use MAX, "
+            "or one scale per tensor"
         )
-    return averages or bool(scaling_per_output_channel)
+    return averages or is_channel(scaling_per_output_type)
 
 
 class BaseQuantSolver(ExtendedInjector):
@@ -118,6 +146,7 @@ class BaseQuantSolver(ExtendedInjector):
     bit_width_impl_type: Any = BitWidthImplType.CONST
     restrict_scaling_type: Any = RestrictValueType.FP
     zero_point_impl: Any = ZeroZeroPoint
+    group_size: Any = 32
     percentile_q: Any = 99.999
     low_percentile_q: Any = 0.001
 
@@ -166,8 +195,13 @@ class BaseQuantSolver(ExtendedInjector):
         return scaling_shape
 
     @value
-    def stats_reduce_dim(scaling_per_output_channel: Any, scaling_stats_op: Any) -> Any:
-        return 1 if over_channels(scaling_per_output_channel, scaling_stats_op) else None
+    def scaling_per_output_type(scaling_per_output_channel: Any) -> Any:
+        return ScalingPerOutputType.CHANNEL if scaling_per_output_channel else ScalingPerOutputType.TENSOR
+
+    @value
+    def stats_reduce_dim(scaling_per_output_type: Any, scaling_stats_op: Any = None) -> Any:
+        rows = is_group(scaling_per_output_type) or over_channels(scaling_per_output_type, scaling_stats_op)
+        return 1 if rows else None
 
     @value
     def affine_rescaling(scaling_impl_type: Any) -> Any:

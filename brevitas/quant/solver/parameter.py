@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from brevitas.core.function_wrapper import OverOutputChannelView, OverTensorView, TensorClamp, TensorClampSte
+from brevitas.core.groupwise import OverSubChannelBlockView
 from brevitas.core.scaling import (
     ConstScaling,
     ParameterFromStatsFromParameterScaling,
@@ -16,7 +17,7 @@ from brevitas.errors import QuantConfigError
 from brevitas.inject import this, value
 from brevitas.inject.enum import BitWidthImplType, ScalingImplType
 from brevitas.quant.registry import Choices
-from brevitas.quant.solver.common import BaseQuantSolver, over_channels
+from brevitas.quant.solver.common import BaseQuantSolver, is_channel, is_group, over_channels
 
 __all__ = ["ParameterQuantSolver", "common_channels", "layers_of"]
 
@@ -78,11 +79,13 @@ class ParameterQuantSolver(BaseQuantSolver):
         return TensorClamp if learned_width or learned_scale else TensorClampSte
 
     @value
-    def scaling_stats_input_view_shape_impl(scaling_per_output_channel: Any, scaling_stats_op: Any = None) -> Any:
-        return OverOutputChannelView if over_channels(scaling_per_output_channel, scaling_stats_op) else OverTensorView
+    def scaling_stats_input_view_shape_impl(scaling_per_output_type: Any, scaling_stats_op: Any = None) -> Any:
+        if is_group(scaling_per_output_type):
+            return OverSubChannelBlockView
+        return OverOutputChannelView if over_channels(scaling_per_output_type, scaling_stats_op) else OverTensorView
 
     @value
-    def scaling_stats_input_concat_dim(scaling_per_output_channel: Any) -> Any:
-        return 1 if scaling_per_output_channel else 0
+    def scaling_stats_input_concat_dim(scaling_per_output_type: Any) -> Any:
+        return 1 if is_channel(scaling_per_output_type) else 0
 
     zero_point_stats_input_concat_dim: Any = this.scaling_stats_input_concat_dim

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
+from brevitas.core.groupwise import group_shape
 from brevitas.core.quant import BinaryQuant, RescalingIntQuant, TernaryQuant
-from brevitas.inject import value
-from brevitas.inject.enum import QuantType
+from brevitas.core.quant.groupwise import GroupwiseRescalingIntQuant
+from brevitas.core.rounding import LearnedRoundHardSigmoid, LearnedRoundIdentity, LearnedRoundSigmoid
+from brevitas.errors import QuantConfigError
+from brevitas.inject import this, value
+from brevitas.inject.enum import LearnedRoundImplType, QuantType
 from brevitas.quant.registry import Choices
+from brevitas.quant.solver.common import WEIGHT_ROUNDING, is_channel, is_group
 from brevitas.quant.solver.parameter import ParameterQuantSolver, common_channels, layers_of
 
 __all__ = ["WeightQuantSolver"]
@@ -26,6 +33,18 @@ TENSOR_QUANT = Choices(
 )
 
 
+LEARNED_ROUND = Choices(
+    "learned_round_impl_type",
+    LearnedRoundImplType,
+    {
+        LearnedRoundImplType.HARD_SIGMOID: LearnedRoundHardSigmoid,
+        LearnedRoundImplType.SIGMOID: LearnedRoundSigmoid,
+        LearnedRoundImplType.IDENTITY: LearnedRoundIdentity,
+    },
+    ("weight",),
+)
+
+
 class WeightQuantSolver(ParameterQuantSolver):
     """Turns the directives of a weight quantizer into core modules.
 
@@ -36,10 +55,48 @@ class WeightQuantSolver(ParameterQuantSolver):
     """
 
     _role = "weight"
+    learned_round_impl_type: Any = LearnedRoundImplType.HARD_SIGMOID
 
     @value
     def tensor_quant(quant_type: Any) -> Any:
-        return TENSOR_QUANT.solve(quant_type)
+        return None if TENSOR_QUANT.name_of(quant_type) == QuantType.FP else this.scaled_tensor_quant
+
+    @value
+    def scaled_tensor_quant(quant_type: Any, scaling_per_output_type: Any) -> Any:
+        if not is_group(scaling_per_output_type):
+            return TENSOR_QUANT.solve(quant_type)
+        if TENSOR_QUANT.name_of(quant_type) != QuantType.INT:
+            raise QuantConfigError(
+                f"scaling_per_output_type = GROUP needs integers, and quant_type is {TENSOR_QUANT.name_of(quant_type)}"
+            )
+        return GroupwiseRescalingIntQuant
+
+    @value
+    def float_to_int_impl(float_to_int_impl_type: Any) -> Any:
+        return WEIGHT_ROUNDING.solve(float_to_int_impl_type)
+
+    @value
+    def learned_round_impl(learned_round_impl_type: Any) -> Any:
+        return LEARNED_ROUND.solve(learned_round_impl_type)
+
+    @value
+    def learned_round_init(
+        learned_round_impl: Any,
+        scaling_impl: Any,
+        int_scaling_impl: Any,
+        bit_width_impl: Any,
+        tracked_parameter_list: Any,
+    ) -> Any:
+        # Training reproduces the weight, eval rounds it to nearest. A zero point is an integer and changes no fraction.
+        weight = tracked_parameter_list[0].detach()
+        with torch.no_grad():
+            position = weight / (scaling_impl(weight) / int_scaling_impl(bit_width_impl()))
+        return learned_round_impl.inverse(position - position.floor())
+
+    @value
+    def group_dim(module: Any) -> Any:
+        # The input channels: in front where the output channels are not.
+        return 1 if layers_of(module)[0].output_channel_dim == 0 else 0
 
     @value
     def permute_dims(module: Any) -> Any:
@@ -51,10 +108,21 @@ class WeightQuantSolver(ParameterQuantSolver):
         return tuple(dims)
 
     @value
-    def scaling_shape(scaling_per_output_channel: Any, module: Any) -> Any:
-        if not scaling_per_output_channel:
-            return ()
+    def scaling_shape(scaling_per_output_type: Any) -> Any:
+        if is_group(scaling_per_output_type):
+            return this.group_scaling_shape
+        return this.channel_scaling_shape if is_channel(scaling_per_output_type) else ()
+
+    @value
+    def channel_scaling_shape(module: Any) -> Any:
         layer = layers_of(module)[0]
         shape = [1] * layer.weight.ndim
         shape[layer.output_channel_dim] = common_channels(module)
         return tuple(shape)
+
+    @value
+    def group_scaling_shape(module: Any, group_size: Any, group_dim: Any) -> Any:
+        layers = layers_of(module)
+        if len(layers) > 1:
+            raise QuantConfigError("a group-wise scale cannot be shared between layers; give each its own quantizer")
+        return tuple(group_shape(list(layers[0].weight.shape), group_size, group_dim))
