@@ -1,8 +1,12 @@
 """Export: a model becomes a file that other programs run, and ``verify`` compares the two, integer by integer.
 
+    >>> import torch
     >>> from brevitas.export import StdONNXManager, verify
-    >>> proto = StdONNXManager.export(model, input_shape=(1, 3, 32, 32), export_path='lenet.onnx')    # doctest: +SKIP
-    >>> print(verify(model, proto, images))                                                           # doctest: +SKIP
+    >>> from brevitas.nn import QuantLinear
+    >>> layer = QuantLinear(4, 2)
+    >>> proto = StdONNXManager.export(layer, input_shape=(1, 4), export_path='layer.onnx')
+    >>> verify(layer, 'layer.onnx', torch.randn(1, 4)).ok
+    True
 
 Importing this package needs torch alone; onnx is imported when something is exported.
 """

@@ -1,13 +1,16 @@
 """Managers: ``Manager.export(model, ...)`` for each target, and ``check`` for all of them.
 
 >>> from brevitas.export import StdONNXManager
->>> proto = StdONNXManager.export(model, input_shape=(1, 3, 32, 32), export_path='lenet.onnx')    # doctest: +SKIP
+>>> from brevitas.nn import QuantLinear
+>>> proto = StdONNXManager.export(QuantLinear(4, 2), input_shape=(1, 4), export_path='layer.onnx')
+>>> [node.op_type for node in proto.graph.node]
+['DequantizeLinear', 'Gemm']
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -32,9 +35,12 @@ def check(
 ) -> list[Violation]:
     """Every rule of a target that a model breaks, before or after training; nothing is written.
 
-    >>> for violation in check(model, 'qdq', input_shape=(1, 3, 32, 32)):                             # doctest: +SKIP
+    >>> from brevitas.nn import QuantIdentity
+    >>> model = nn.Sequential(QuantIdentity(float_to_int_impl_type='floor'))
+    >>> for violation in check(model, 'qdq', input_shape=(1, 4)):
     ...     print(violation)
-    E27 [qdq] QuantReLU 'relu1': found rounding FLOOR in act_quant; required ROUND (half to even); fix: ...
+    E27 [qdq] QuantIdentity '0': found rounding FLOOR in act_quant; required ROUND (half to even); fix: ...
+    W30 [qdq] QuantIdentity '0': found runtime statistics that were never collected ...
 
     The managers call the same function. ``options`` are the keywords of the manager's ``export``. Returns an empty list
     for a model that exports. Raises ExportError where ``target`` is unknown or a package is missing.
@@ -45,8 +51,12 @@ def check(
 def lower(graph: ir.Model, target: str, **options: Any) -> onnx.ModelProto:
     """Lower a captured graph to a target: one capture serves several.
 
-    >>> graph = capture(model, [torch.zeros(1, 3, 32, 32)])                                           # doctest: +SKIP
-    >>> protos = [lower(graph, target) for target in ('qdq', 'qonnx')]                                # doctest: +SKIP
+    >>> import torch
+    >>> from brevitas.export import capture
+    >>> from brevitas.nn import QuantLinear
+    >>> graph = capture(QuantLinear(4, 2), [torch.zeros(1, 4)])
+    >>> [lower(graph, target).graph.node[0].op_type for target in ('qdq', 'qonnx')]
+    ['DequantizeLinear', 'Quant']
 
     ``graph`` is not changed. ``options`` are ``opset_version``, ``keep_initializers_as_inputs`` and the target's own.
     Raises ExportError with every violation.
@@ -149,7 +159,10 @@ class ONNXManager:
     ) -> onnx.ModelProto:
         """Export a model in eval mode and leave it exactly as it was found.
 
-        >>> proto = QONNXManager.export(model, input_shape=(1, 3, 32, 32))                            # doctest: +SKIP
+        >>> from brevitas.nn import QuantLinear
+        >>> proto = QONNXManager.export(QuantLinear(4, 2), input_shape=(1, 4))
+        >>> [(node.name, node.op_type) for node in proto.graph.node]
+        [('weight_quant', 'Quant'), ('Gemm', 'Gemm')]
 
         Args:
             module: the model; it is copied, on the CPU, and never changed.
@@ -199,24 +212,19 @@ def _lower(graph: ir.Model, target: Target, options: ExportOptions) -> onnx.Mode
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file that is either whole or absent: a temporary file beside it, then a rename."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
+        os.replace(beside, path)
     except BaseException:
-        os.unlink(name)
+        os.unlink(beside)
         raise
 
 
 class QONNXManager(ONNXManager):
-    """QONNX dialect: one ``Quant`` node per active quantizer.
-
-    >>> QONNXManager.export(model, input_shape=(1, 1, 28, 28), export_path='model.onnx')              # doctest: +SKIP
-    """
+    """QONNX dialect: one ``Quant`` node per active quantizer."""
 
     target = "qonnx"
     target_name = "brevitas"

@@ -1,9 +1,11 @@
 """Capture: a model becomes the canonical graph.
 
-    >>> from brevitas.export.tracing import capture
-    >>> graph = capture(model, [torch.zeros(1, 3, 32, 32)])                        # doctest: +SKIP
-    >>> [n.op_type for n in graph.graph]                                           # doctest: +SKIP
-    ['Quant', 'Quant', 'Conv', 'Relu', 'Quant', ...]
+    >>> import torch
+    >>> from brevitas.export import capture
+    >>> from brevitas.nn import QuantLinear
+    >>> graph = capture(QuantLinear(4, 2), [torch.zeros(1, 4)])
+    >>> [node.name for node in graph.graph]
+    ['weight_quant', 'Gemm']
 
 The steps: ``record`` one real forward, ``replay`` it while torch's exporter traces the model so that each quantizer
 call becomes one node, then ``canonical`` names and annotates the nodes.

@@ -104,9 +104,10 @@ def owner_of(model: nn.Module, quantizer: str) -> tuple[str, str, str]:
 class Recorder(Watched):
     """Records eval forwards of a private copy of a model.
 
-    >>> recording = Recorder(model).run([torch.zeros(1, 3, 32, 32)])               # doctest: +SKIP
-    >>> [r.quantizer for r in recording.records]                                   # doctest: +SKIP
-    ['quant_inp.act_quant', 'conv1.weight_quant', ...]
+    >>> from brevitas.nn import QuantIdentity
+    >>> recording = Recorder(QuantIdentity(bit_width=4)).run([torch.tensor([0.5, -1.0])])
+    >>> [(r.quantizer, r.codes().tolist()) for r in recording.records]
+    [('act_quant', [4, -8])]
     """
 
     def run(self, inputs: Sequence[Any]) -> Recording:

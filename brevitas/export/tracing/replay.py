@@ -105,7 +105,7 @@ class _Traced(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Any:
         self._replayer.restart()
-        self._replayer.placeholder = self.placeholder
+        self._replayer.placeholder = self.get_buffer("placeholder")
         output = self._replayer.run_model([self._rebuilt(i, t) for i, t in enumerate(tensors)])
         return pytree.tree_map(float_value, output, is_leaf=lambda leaf: isinstance(leaf, QuantTensor))
 

@@ -23,7 +23,12 @@ __all__ = ["Float64Model", "MagnitudeModel"]
 class Float64Model(Watched):
     """A float64 copy of a model in which every quantizer returns what was recorded.
 
-    >>> before, output = Float64Model(model).run(inputs, Recorder(model).run(inputs))  # doctest: +SKIP
+    >>> from brevitas.export.tracing.record import Recorder
+    >>> from brevitas.nn import QuantIdentity
+    >>> model, x = QuantIdentity(), torch.tensor([0.3])
+    >>> before, output = Float64Model(model).run([x], Recorder(model).run([x]))
+    >>> before['act_quant', 0].dtype
+    torch.float64
     """
 
     def __init__(self, model: nn.Module) -> None:

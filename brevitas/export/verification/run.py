@@ -43,7 +43,12 @@ def verify(
 ) -> VerifyReport:
     """Run an artifact in its runtime and compare every integer with the model's.
 
-    >>> print(verify(model, 'lenet.onnx', images))                                              # doctest: +SKIP
+    >>> from brevitas.export import StdONNXManager
+    >>> from brevitas.nn import QuantLinear
+    >>> layer = QuantLinear(4, 2)
+    >>> report = verify(layer, StdONNXManager.export(layer, input_shape=(1, 4)), torch.randn(1, 4))
+    >>> report.ok, [row.quantizer for row in report.rows]
+    (True, ['weight_quant', 'output'])
 
     Args:
         model: the model the artifact was exported from; it is copied and never changed.
