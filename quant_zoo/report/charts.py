@@ -20,6 +20,7 @@ __all__ = ["accuracy_chart", "digit_image", "histogram", "percent", "scale_strip
 
 ROW = 58
 LEFT, RIGHT = 1.5, 98.5
+KEY_HEIGHT = 46
 
 
 def percent(fraction: float, digits: int = 1) -> str:
@@ -123,15 +124,19 @@ def digit_image(pixels: Sequence[Sequence[int]]) -> str:
 
 
 def standalone(svg: str, width: int = 720) -> str:
-    """A chart as an SVG file of its own, with its colours and a margin."""
+    """The accuracy chart as an SVG file of its own, with its colours, its key and a margin."""
     style = files("quant_zoo.report").joinpath("chart.css").read_text(encoding="utf-8")
     height = int(svg.split('height="', 1)[1].split('"', 1)[0])
-    inner = svg.replace("<svg ", f'<svg x="20" y="16" viewBox="0 0 {width - 40} {height}" ', 1)
+    key = "".join(
+        f'<circle class="{kind}" cx="{x}" cy="22" r="6"/>' + _text("key", str(x + 13), 27, words)
+        for kind, x, words in (("rounded", 26, "rounded, not trained"), ("trained", 206, "trained quantized"))
+    )
+    inner = svg.replace("<svg ", f'<svg x="20" y="{KEY_HEIGHT}" viewBox="0 0 {width - 40} {height}" ', 1)
     inner = inner.replace('width="100%"', f'width="{width - 40}"', 1)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height + 32}" '
-        f'viewBox="0 0 {width} {height + 32}"><style>{style}</style>'
-        f'<rect class="paper" width="100%" height="100%" rx="8"/>{inner}</svg>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height + KEY_HEIGHT + 16}" '
+        f'viewBox="0 0 {width} {height + KEY_HEIGHT + 16}"><style>{style}</style>'
+        f'<rect class="paper" width="100%" height="100%" rx="8"/>{key}{inner}</svg>\n'
     )
 
 
