@@ -183,6 +183,11 @@ def _layer(rule: LocatedMapping) -> LocatedMapping:
         raise SpecError(
             f"{rule.where('layer')}: 'layer' is {_shown(value)}; expected a mapping, {{return_quant_tensor: true}}"
         )
+    returns = value.get("return_quant_tensor", False)
+    if not isinstance(returns, bool):
+        raise SpecError(
+            f"{value.where('return_quant_tensor')}: 'return_quant_tensor' is {returns!r}; expected true or false"
+        )
     return value
 
 
@@ -200,6 +205,8 @@ def _quantizer(rule: LocatedMapping, role: str) -> LocatedMapping | None:
             f"{place}: '{role}' is {_shown(value)}; expected null, the name of a preset, or a mapping with base and "
             "directives"
         )
+    if not value:
+        raise SpecError(f"{place}: '{role}' is an empty mapping, which says nothing; name a preset, or null for none")
     if "share" in value:
         return _share(value)
     if "base" in value:

@@ -170,16 +170,32 @@ def _alternatives(directive: Directive) -> list[dict[str, Any]]:
     if any(check(number) for number in _NUMBERS):
         found.append({"type": "number", **_bounds(directive)})
     else:
-        whole = [n for n in range(-2, 65) if check(n)]
-        if whole:
-            low = {"minimum": whole[0]} if whole[0] > -2 else {}
-            high = {"maximum": whole[-1]} if whole[-1] < 64 else {}
-            found.append({"type": "integer", **low, **high})
-    if any(check(shape) for shape in ((1,), (0,), (1, 0))):
-        found.append({"type": "array", "items": {"type": "integer"}})
+        found += _whole_numbers(directive)
+    for kind, shapes in (("integer", ((1,), (0,), (1, 0))), ("string", (("0",), ("00",)))):
+        if any(check(shape) for shape in shapes):
+            found.append({"type": "array", "items": {"type": kind}})
     if check("text") and not found:
         found.append({"type": "string"})
     return found or [{}]
+
+
+def _whole_numbers(directive: Directive) -> list[dict[str, Any]]:
+    """The range of the legal integers, if there are any."""
+    check = directive.check
+    inside = next((n for n in (*range(1, 65), 0, -1) if check(n)), None)
+    if inside is None:
+        return []
+    ends = {}
+    for name, sign in (("minimum", -1), ("maximum", 1)):
+        if check(sign * 2**40):
+            continue
+        low, high = 0, 2**41
+        # The legal numbers are in one piece, so its end is found by halving.
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if check(inside + sign * middle) else (low, middle)
+        ends[name] = inside + sign * low
+    return [{"type": "integer", **ends}]
 
 
 def _bounds(directive: Directive) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def _diff_models(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     lines = []
     for key in ("version", "preset"):
         if a.get(key) != b.get(key):
-            lines.append(f"{key}: {_data(a.get(key))} in a, {_data(b.get(key))} in b")
+            lines.append(f"{key}: {_data(a.get(key, _ABSENT))} in a, {_data(b.get(key, _ABSENT))} in b")
     ours, theirs = _by_selectors(a), _by_selectors(b)
     for selectors in dict.fromkeys((*ours, *theirs)):
         if selectors not in theirs:

@@ -133,15 +133,16 @@ def read_text(text: str, file: str) -> Any:
     Raises:
         SpecError: the text is not YAML, repeats a key, has a key that is no text, or is empty.
     """
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as error:
+        raise SpecError(f"{file}: this is not text: {error.reason} at character {error.position}") from error
     loader.file = file
     try:
         document = loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         where = str(loader.locate(error.problem_mark)) if error.problem_mark else file
         raise SpecError(f"{where}: {error.problem}") from error
-    except yaml.reader.ReaderError as error:
-        raise SpecError(f"{file}: this is not text: {error.reason} at character {error.position}") from error
     finally:
         loader.dispose()
     if document is None:
