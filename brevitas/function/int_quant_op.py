@@ -148,15 +148,16 @@ class IntQuantFn(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        if len(ctx.saved_tensors) == 4:
-            return (*_grads_of_all(ctx, grad), None, None, None, None)
-        if ctx.saved_tensors:
-            grad = torch.where(ctx.saved_tensors[0], grad, 0.0)
+        saved = ctx.saved_tensors  # once: gradient checkpointing unpacks them at this very access
+        if len(saved) == 4:
+            return (*_grads_of_all(ctx, saved, grad), None, None, None, None)
+        if saved:
+            grad = torch.where(saved[0], grad, 0.0)
         return (grad.sum_to_size(ctx.x_shape), *[None] * 7)
 
 
-def _grads_of_all(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, scale, zero_point, bit_width = ctx.saved_tensors
+def _grads_of_all(ctx: Any, saved: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, scale, zero_point, bit_width = saved
     signed, narrow_range, rounding, clamp_ste = ctx.options
     need_x, need_scale, need_zero_point, need_bit_width = ctx.needs_input_grad[:4]
     g = grad.to(ctx.dtype)
