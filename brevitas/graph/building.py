@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -55,7 +55,12 @@ def declared_quantizer(proxy: Any) -> type | None:
     return quantizer
 
 
-def build_quantized(settings: LayerSettings, shared: Mapping[str, nn.Module], anew: Iterable[str] = ()) -> Built:
+def build_quantized(
+    settings: LayerSettings,
+    shared: Mapping[str, nn.Module],
+    anew: Collection[str],
+    classes: dict[Any, type],
+) -> Built:
     """A quantized layer with the parameters of ``settings.layer`` and the quantizers that its settings describe.
 
     Roles that are not set stay as they are: off in a float layer, the present quantizer in a quantized one. So does a
@@ -65,6 +70,7 @@ def build_quantized(settings: LayerSettings, shared: Mapping[str, nn.Module], an
         settings: the layer and what it gets.
         shared: proxies of layers that were built before, by path, for ``share``.
         anew: roles whose quantizers are made anew even if they are set to what they are.
+        classes: quantizer classes made so far; layers of one rule get one class, which is checked once.
 
     Raises:
         SpecError: with the place of the rule: an option that the layer does not have, a quantizer that is refused.
@@ -77,7 +83,7 @@ def build_quantized(settings: LayerSettings, shared: Mapping[str, nn.Module], an
     for role in converter.roles:
         quantizers[role] = None
         if role in settings.roles:
-            quantizer = _quantizer(settings.roles[role], role, settings, shared)
+            quantizer = _quantizer(settings.roles[role], role, settings, shared, classes)
             if role in anew or not (layer.is_quantized and _is_present(layer.module, role, quantizer)):
                 quantizers[role] = quantizer
                 changed.add(role)
@@ -104,7 +110,13 @@ def _locate(proxy: Any, role: RoleSettings) -> None:
         proxy.site = dataclasses.replace(proxy.site, location=role.place)
 
 
-def _quantizer(role_settings: RoleSettings, role: str, settings: LayerSettings, shared: Mapping[str, nn.Module]) -> Any:
+def _quantizer(
+    role_settings: RoleSettings,
+    role: str,
+    settings: LayerSettings,
+    shared: Mapping[str, nn.Module],
+    classes: dict[Any, type],
+) -> Any:
     layer, converter, place = settings.layer, settings.layer.converter, role_settings.place
     assert converter is not None
     if role_settings.off is not None:
@@ -126,12 +138,24 @@ def _quantizer(role_settings: RoleSettings, role: str, settings: LayerSettings, 
             f"{place}: '{role}' of {layer} needs 'base', the name of a preset or package.module:Class: without it, "
             f"{converter.quantized.__name__} has none for '{role}'"
         )
-    quantizer = quantizer_from(mapping, place, ROLES.get(role), default if is_quantizer(default) else None)
+    # Data are told apart by their text, objects of keyword arguments by themselves.
+    words = tuple(
+        (name, repr(entry.value) if entry.rule else id(entry.value), entry.place)
+        for name, entry in role_settings.keys.items()
+    )
+    key = (ROLES[role], default, words)
+    if key not in classes:
+        classes[key] = _class_of(role_settings, ROLES[role], default if is_quantizer(default) else None)
+    return classes[key]
+
+
+def _class_of(role_settings: RoleSettings, role: str, default: type | None) -> type:
+    quantizer = quantizer_from(role_settings.mapping, role_settings.place, role, default)
     keywords = role_settings.keywords
-    if keywords:
-        objects = {name: entry.value for name, entry in keywords.items()}
-        quantizer = override(quantizer, objects, {name: entry.place for name, entry in keywords.items()})
-    return quantizer
+    if not keywords:
+        return quantizer
+    objects = {name: entry.value for name, entry in keywords.items()}
+    return override(quantizer, objects, {name: entry.place for name, entry in keywords.items()})
 
 
 def _is_present(module: nn.Module, role: str, quantizer: Any) -> bool:

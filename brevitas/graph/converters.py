@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -40,7 +41,7 @@ class Converter:
     arguments: Arguments
     parameters: dict[str, inspect.Parameter] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def roles(self) -> dict[str, Any]:
         """Roles of the quantized class, each with its default quantizer."""
         return {
@@ -49,7 +50,7 @@ class Converter:
             if name.endswith("_quant")
         }
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """Options that only the quantized class has, with their defaults: ``return_quant_tensor`` and others."""
         shared = inspect.signature(self.float.__init__).parameters

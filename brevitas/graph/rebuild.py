@@ -84,24 +84,27 @@ def _build(settings: list[LayerSettings]) -> list[Built]:
     """New layers for all that change, those that share a quantizer after the layer that has it."""
     made: list[Built] = []
     shared: dict[str, nn.Module] = {}
+    classes: dict[Any, type] = {}
+    sharing = any(_shares(each) for each in settings)
     waiting = list(settings)
     while waiting:
-        ready = [each for each in waiting if not _awaits(each, waiting)]
+        ready = [each for each in waiting if not _awaits(each, waiting)] if sharing else list(waiting)
         if not ready:
             raise SpecError(
                 f"{_shares(waiting[0])[0].place}: the quantizers that these rules share wait for each other"
             )
         for each in ready:
-            waiting.remove(each)
             if each.keep is not None:
                 if each.layer.is_quantized:
                     made.append(build_float(each))
                 continue
-            built = build_quantized(each, shared, _newly_shared(each, settings))
+            anew = _newly_shared(each, settings) if sharing else ()
+            built = build_quantized(each, shared, anew, classes)
             made.append(built)
             for role in each.roles:
                 proxy = proxy_of(built.module if role in built.changed else each.layer.module, role)
-                shared |= {f"{name}.{role}_quant".removeprefix("."): proxy for name in each.layer.names}
+                shared.update({f"{name}.{role}_quant".removeprefix("."): proxy for name in each.layer.names})
+        waiting = [each for each in waiting if each not in ready]
     return made
 
 

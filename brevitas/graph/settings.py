@@ -79,7 +79,7 @@ def _of_rule(place: SpecLocation, rule: Rule) -> SpecLocation:
     return place if place.key else replace(place, key=str(rule))
 
 
-@dataclass
+@dataclass(eq=False)
 class LayerSettings:
     """What a layer gets."""
 

@@ -67,18 +67,18 @@ def check_names(quantizer: type, base: type, places: Mapping[str, SpecLocation])
     Raises:
         SpecError: with the nearest names.
     """
-    if any(d.kind == "value" and not in_library(d.owner) for d in declarations(quantizer).values()):
+    undecided = [name for name in places if name not in DIRECTIVES and not name.startswith("_")]
+    if not undecided or any(d.kind == "value" and not in_library(d.owner) for d in declarations(quantizer).values()):
         return
-    # What this spec declares is not known for being declared.
     known = known_names(base) | known_names(quantizer) | _constructor_names()
     role = role_of(base)
     foreign = {n for n, d in DIRECTIVES.items() if role is not None and role not in d.role_names}
-    for name, place in places.items():
-        if name not in known and not name.startswith("_"):
+    for name in undecided:
+        if name not in known:
             legal = sorted(n for n in known - foreign if not n.startswith("_"))
             near = did_you_mean(name, legal)
             hint = near if near.startswith("; did") else ""
-            raise SpecError(f"{place}: unknown option '{name}' of {base.__name__}: nothing reads it{hint}")
+            raise SpecError(f"{places[name]}: unknown option '{name}' of {base.__name__}: nothing reads it{hint}")
 
 
 def legal_option_names(preset_names: Iterable[str]) -> list[str]:
