@@ -1,6 +1,6 @@
 """The JSON schema of specs, generated from the registries of directives, presets and rule sets.
 
-``python docs/schema/generate.py`` renews the published one. Editors that know YAML
+``python docs/generate`` renews the published one, docs/schema/brevitas-spec-1.json. Editors that know YAML
 schemas complete and check a spec that starts with ``# yaml-language-server: $schema=<path or URL of it>``.
 """
 

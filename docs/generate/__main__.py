@@ -1,7 +1,8 @@
-"""Write docs/reference/ from the registries: `python docs/generate`. The pages are never edited by hand."""
+"""Write docs/reference/ and docs/schema/ from the registries: `python docs/generate`. They are never edited by hand."""
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import torch
 from ref_options import options_page, try_values
 from ref_presets import entries, presets_page, try_presets
+
+from brevitas.quant import json_schema
 
 DOCS = Path(__file__).resolve().parents[1]
 
@@ -22,6 +25,7 @@ def pages() -> dict[str, str]:
         return {
             "reference/options.md": options_page(try_values()),
             "reference/presets.md": presets_page(found, try_presets(found)),
+            "schema/brevitas-spec-1.json": json.dumps(json_schema(), indent=1) + "\n",
         }
 
 

@@ -25,7 +25,7 @@ from brevitas.quant import (
     to_spec,
 )
 from brevitas.quant.base import MaxStatsScaling, NarrowIntQuant, PerTensorFloatScaling8bit
-from brevitas.quant.registry import presets, register_preset
+from brevitas.quant.registry import _presets, presets, register_preset
 from brevitas.quant.solver import WeightQuantSolver
 from brevitas.quant.spec_check import role_of
 from brevitas.quant.spec_version import _migrations, migrated, register_migration
@@ -271,8 +271,11 @@ def test_registered_presets_are_names():
         bit_width = 5
 
     register_preset(Special, "SpecialForThisTest")
-    assert to_spec(Special.let(signed=False)) == {"base": "SpecialForThisTest", "signed": False}
-    assert from_spec("base: SpecialForThisTest") is Special
+    try:
+        assert to_spec(Special.let(signed=False)) == {"base": "SpecialForThisTest", "signed": False}
+        assert from_spec("base: SpecialForThisTest") is Special
+    finally:
+        del _presets["SpecialForThisTest"]
 
 
 @given(
