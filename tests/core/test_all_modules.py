@@ -6,11 +6,13 @@ import pickle
 
 import pytest
 import torch
-from core_catalogue import CASES
+from core_catalogue import CASES as CORE
 from core_walk import steps_of
+from extension_catalogue import CASES as EXTENSIONS
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 
+CASES = {**CORE, **EXTENSIONS}
 EVERY = sorted(CASES)
 # Compiling takes seconds a module; the quick run takes those whose graphs have phases in them.
 COMPILED_QUICKLY = {"RescalingIntQuant/act/shifted", "RescalingIntQuant/weight"}

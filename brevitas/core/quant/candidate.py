@@ -124,7 +124,7 @@ class IntThresholdCandidate(_IntCandidate):
         scale = self.scale(candidate)
         if not self.is_shifted:
             return self.quantized(x, scale, torch.zeros_like(scale))
-        return self.quantized(x, scale, self.to_code(context.view(candidate.shape), scale, self.bit_width()))
+        return self.quantized(x, scale, self.to_code(context, scale, self.bit_width()))
 
 
 class IntLowEndCandidate(_IntCandidate):
@@ -164,5 +164,5 @@ class IntLowEndCandidate(_IntCandidate):
     @brevitas.jit.script_method
     def forward(self, x: Tensor, candidate: Tensor, context: Tensor) -> Tensor:
         """Quantized ``x`` for a low end that broadcasts to it, and the statistic of its threshold."""
-        scale = self.scale(context.view(candidate.shape))
+        scale = self.scale(context)
         return self.quantized(x, scale, self.to_code(candidate, scale, self.bit_width()))

@@ -26,12 +26,12 @@ from brevitas.core.quant.float_base import (
     FloatScaling,
     MantissaBitWidthConst,
 )
-from brevitas.core.quant.int import rescaled
 from brevitas.core.restrict_val import RestrictedThreshold
 from brevitas.core.rounding import StochasticRoundSte
 from brevitas.core.utils import StatelessBuffer, at_least_float32, largest_value
 from brevitas.errors import QuantConfigError
 from brevitas.function.ops import divide
+from brevitas.function.ops_ste import scalar_clamp_min_ste
 
 __all__ = [
     "ExponentBiasConst",
@@ -133,13 +133,19 @@ class FloatQuant(brevitas.jit.ScriptModule):
         return lowest < -64 or top > 64
 
     @brevitas.jit.script_method
-    def scale(self, x: Tensor) -> Tensor:
-        """Scale of an input, in the shape in which the scaling computes it."""
-        threshold = self.scaling_impl(x)
+    def scale(self, threshold: Tensor) -> Tensor:
+        """Scale of a threshold: a number of its dtype, in at least float32 for the sake of its gradient."""
+        wide = at_least_float32(threshold)
         if not self.is_scaled:
-            return threshold
+            return wide
         e, m, bias = self.exponent_bit_width_impl(), self.mantissa_bit_width_impl(), self.exponent_bias_impl()
-        return rescaled(threshold, self.float_scaling_impl(e, m, bias))
+        scale = divide(wide, self.float_scaling_impl(e, m, bias))
+        if threshold.dtype == torch.float16:
+            scale = scalar_clamp_min_ste(scale, 2.0**-14)
+        if threshold.dtype != scale.dtype:
+            # Exact: the two differ by less than half of either. Gradients of codes up to 2^15 exceed float16.
+            scale = scale + (scale.to(threshold.dtype).to(scale.dtype) - scale).detach()
+        return scale
 
     @brevitas.jit.script_method
     def expanded(self, scale: Tensor, x: Tensor) -> Tensor:
@@ -178,9 +184,11 @@ class FloatQuant(brevitas.jit.ScriptModule):
         self, x: Tensor
     ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool, List[str], List[str]]:  # noqa: UP006
         """Quantized ``x`` and everything that tells which numbers it may hold."""
-        scale = self.expanded(self.scale(x), x)
+        threshold = self.scaling_impl(x)
+        scale = self.expanded(self.scale(threshold), x)
         y = self.quantized(x, scale)
         e, m, bias = self.exponent_bit_width_impl(), self.mantissa_bit_width_impl(), self.exponent_bias_impl()
+        scale = scale.to(threshold.dtype)
         return y, scale, self.zero_point(), e, m, bias, self.saturating, self.inf_values, self.nan_values
 
 
@@ -229,4 +237,4 @@ class FloatThresholdCandidate(brevitas.jit.ScriptModule):
     @brevitas.jit.script_method
     def forward(self, x: Tensor, candidate: Tensor, context: Tensor) -> Tensor:
         """Quantized ``x`` for a statistic that broadcasts to it."""
-        return self.float_quant.quantized(x, self.float_quant.scale(candidate))
+        return self.float_quant.quantized(x, self.float_quant.scale(self.float_quant.scaling_impl(candidate)))

@@ -32,7 +32,8 @@ class MSE(brevitas.jit.ScriptModule):
 
     Args:
         mse_quant_impl: quantizer as a function of the candidate, such as ``IntThresholdCandidate``: its ``context(x)``
-            is what all candidates have in common, its ``forward(x, candidate, context)`` the quantized ``x``.
+            is a statistic that all candidates have in common (or a scalar), its ``forward(x, candidate, context)`` the
+            quantized ``x``, for a candidate and a context that broadcast to ``x``.
         mse_init_op: statistic whose value is the largest candidate, such as ``AbsMax()``.
         mse_iters: number n of candidates.
         mse_search_method: ``'grid'``.
@@ -71,6 +72,22 @@ class MSE(brevitas.jit.ScriptModule):
             difference = (self.quant_impl(x, candidate.unsqueeze(dim), context) - x) / unit.unsqueeze(dim)
             return torch.sum(difference * difference, dim=dim)
 
+    @torch.jit.unused
+    def _search_at_once(self, x: Tensor, init: Tensor, context: Tensor, unit: Tensor) -> Tensor:
+        """As the loop of :meth:`forward` for a compiler, which would unroll it; fused reductions store no candidate."""
+        steps = torch.tensor([k / self.mse_iters for k in range(1, self.mse_iters + 1)], dtype=x.dtype, device=x.device)
+        candidates = init.unsqueeze(0) * steps.view([-1] + [1] * init.dim())
+        dim = self.stats_reduce_dim
+        if dim is None:
+            shaped, units = candidates.view([-1] + [1] * x.dim()), unit
+        else:
+            shaped, units = candidates.unsqueeze(dim + 1), unit.unsqueeze(dim)
+        difference = (self.quant_impl(x.unsqueeze(0), shaped, context) - x) / units
+        squares = difference * difference
+        errors = squares.flatten(1).sum(dim=1) if dim is None else squares.sum(dim=dim + 1)
+        best = torch.argmin(errors, dim=0, keepdim=True)
+        return torch.gather(candidates, 0, best).squeeze(0)
+
     @brevitas.jit.script_method
     def forward(self, x: Tensor) -> Tensor:
         """Best candidate, of the shape and dtype of the statistic ``mse_init_op``; no gradient."""
@@ -80,6 +97,10 @@ class MSE(brevitas.jit.ScriptModule):
             # A power of two as the unit of errors: squares neither overflow nor vanish, and no error is rounded.
             unit = torch.exp2(torch.frexp(init)[1].to(init.dtype))
             context = self.quant_impl.context(wide)  # type: ignore[operator]
+            if self.stats_reduce_dim is not None and context.dim() > 0:
+                context = context.unsqueeze(self.stats_reduce_dim)
+            if not torch.jit.is_scripting() and torch.compiler.is_compiling():
+                return self._search_at_once(wide, init, context, unit).to(x.dtype)
             best = init * (1.0 / self.mse_iters)
             least = self.error(wide, best, context, unit)
             for k in range(2, self.mse_iters + 1):
