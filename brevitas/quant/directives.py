@@ -531,6 +531,7 @@ _TABLE = (
         "exponent bits of a minifloat",
         "per preset",
         "the quantizer is a minifloat",
+        example="exponent_bit_width = 4",
     ),
     Directive(
         "mantissa_bit_width",
@@ -540,6 +541,7 @@ _TABLE = (
         "mantissa bits of a minifloat",
         "per preset",
         "the quantizer is a minifloat",
+        example="mantissa_bit_width = 3",
     ),
     Directive(
         "exponent_bias",

@@ -5,7 +5,7 @@ import torch
 
 from brevitas.errors import QuantConfigError
 from brevitas.nn import QuantConv2d, QuantIdentity
-from brevitas.quant import Int8WeightPerChannelFloat
+from brevitas.quant import Int8WeightPerChannelFloat, MXInt8Act, MXInt8Weight
 
 
 @pytest.mark.parametrize(
@@ -15,13 +15,13 @@ from brevitas.quant import Int8WeightPerChannelFloat
         lambda: QuantIdentity(
             scaling_per_output_channel=True, per_channel_broadcastable_shape=(1, 4, 1, 1), scaling_stats_op="MAX_AVE"
         ),
+        lambda: QuantConv2d(32, 4, 3, weight_quant=MXInt8Weight, weight_scaling_stats_op="max_ave"),
+        lambda: QuantIdentity(act_quant=MXInt8Act, scaling_stats_op="max_ave"),
     ],
-    ids=["weight", "act"],
+    ids=["weight", "act", "weight groups", "act groups"],
 )
-def test_average_over_channels_has_no_scale_per_channel(build):
-    with pytest.raises(
-        QuantConfigError, match="MAX_AVE averages over the channels.*scaling_per_output_channel = False"
-    ):
+def test_average_over_channels_has_no_scale_per_part(build):
+    with pytest.raises(QuantConfigError, match="MAX_AVE averages over the channels.*or one scale per tensor"):
         build()
 
 

@@ -200,8 +200,9 @@ class BaseQuantSolver(ExtendedInjector):
 
     @value
     def stats_reduce_dim(scaling_per_output_type: Any, scaling_stats_op: Any = None) -> Any:
-        rows = is_group(scaling_per_output_type) or over_channels(scaling_per_output_type, scaling_stats_op)
-        return 1 if rows else None
+        # Asked for in any case, since it refuses averages over channels with a scale per group.
+        channels = over_channels(scaling_per_output_type, scaling_stats_op)
+        return 1 if channels or is_group(scaling_per_output_type) else None
 
     @value
     def affine_rescaling(scaling_impl_type: Any) -> Any:
