@@ -37,6 +37,7 @@ def captured_lenet(request):
     return model, capture(model, [torch.zeros(1, 1, 12, 12)], batch_names=["batch"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", MANAGERS)
 def test_lenets(captured_lenet, target):
     model, graph = captured_lenet
@@ -70,6 +71,15 @@ def linear(**kwargs):
 
 
 GRAPHS = {
+    "asymmetric and reflected padding": (
+        lambda: nn.Sequential(
+            qt(),
+            QuantConv2d(2, 3, 3, stride=2, padding_type="same"),
+            QuantReLU(return_quant_tensor=True),
+            QuantConv2d(3, 2, 3, padding=1, padding_mode="reflect", output_quant=Uint8ActPerTensorFloat),
+        ),
+        [(4, 2, 6, 6)],
+    ),
     "residual": (lambda: Residual(), [(8, 4, 6, 6)]),
     "linear on three dimensions": (
         lambda: Composed(lambda m, x: m.out(m.fc(m.act(x))), act=qt(), fc=linear(bias_quant=IntBias), out=qt()),
@@ -125,6 +135,7 @@ def captured_graph(request):
     return model, inputs, capture(model, inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", MANAGERS)
 def test_graphs(captured_graph, target):
     model, inputs, graph = captured_graph
@@ -132,6 +143,7 @@ def test_graphs(captured_graph, target):
     assert_equal_but_for_ties(verify(model, proto, inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", MANAGERS)
 def test_a_quant_tensor_as_input(target):
     torch.manual_seed(2)
@@ -147,6 +159,7 @@ def test_a_quant_tensor_as_input(target):
     assert_equal_but_for_ties(verify(model, proto, x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounding", ["floor", "ceil", "round_to_zero"])
 def test_other_roundings_in_qonnx(rounding):
     model = calibrated(Composed(lambda m, x: m.b(m.a(x)), a=qt(float_to_int_impl_type=rounding), b=linear()), (64, 6))
@@ -154,6 +167,7 @@ def test_other_roundings_in_qonnx(rounding):
     assert_equal_but_for_ties(verify(model, proto, torch.randn(64, 6)))
 
 
+@pytest.mark.slow
 def test_integer_kernels_of_onnxruntime_and_the_reference_give_the_model_s_integers(captured_lenet):
     model, graph = captured_lenet
     proto = lower(graph, "qdq")

@@ -10,10 +10,11 @@ from export_networks import Composed, calibrated, images, lenet
 from torch import nn
 
 from brevitas.errors import ExportError
-from brevitas.export import capture
+from brevitas.export import capture, get_target, lower
 from brevitas.export import graph as g
 from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear, QuantReLU
 from brevitas.quant import Int8WeightPerChannelFloat, IntBias, ShiftedUint8ActPerTensorFloat
+from brevitas.quant_tensor import QuantTensor
 
 
 def qt(**kwargs):
@@ -234,3 +235,54 @@ def test_a_bias_with_an_accumulator_wide_grid():
     model, graph = captured(lambda m, x: m.fc(m.act(x)), act=qt(), fc=QuantLinear(6, 4, bias_quant=IntBias))
     q = g.Quantizer.read(named(graph)["fc.bias_quant"])
     assert np.array_equal(q.codes(), model.fc.int_bias().numpy())
+
+
+def test_a_compiled_model_exports_as_the_model_itself():
+    model = lenet("float bias")
+    graph = capture(torch.compile(model), [images(1)])
+    assert "conv1.weight_quant" in named(graph) and graph.graph.name == "LeNet"
+
+
+class SquareRoot(nn.Module):
+    """A quantizer of a user that satisfies the protocol and computes something else than a Quant node."""
+
+    is_quant_enabled = is_signed = True
+    is_narrow_range = False
+    rounding_mode = "ROUND"
+
+    def forward(self, x):
+        codes = torch.round(torch.sign(x) * x.abs().sqrt() / 0.25).clamp(-8, 7)
+        return QuantTensor(codes * 0.25, scale=0.25, zero_point=0.0, bit_width=4, signed=True)
+
+
+def test_a_quantizer_that_computes_something_else_is_marked():
+    model = Composed(lambda m, x: m.odd_quant(x).value, odd_quant=SquareRoot()).eval()
+    for x in (torch.tensor([[0.1, 0.9, -2.0]]), torch.zeros(1, 3)):
+        graph = capture(model, [x])
+    (node,) = graph.graph
+    assert "another function of its input" in g.meta(node, g.UNSUPPORTED)
+    with pytest.raises(ExportError, match="E24 .*another function of its input"):
+        lower(graph, "qdq")
+
+
+def test_a_quantizer_of_a_user_that_is_uniform_exports():
+    class Uniform(SquareRoot):
+        def forward(self, x):
+            return QuantTensor(
+                torch.round(x / 0.25).clamp(-8, 7) * 0.25, scale=0.25, zero_point=0.0, bit_width=4, signed=True
+            )
+
+    model = Composed(lambda m, x: m.odd_quant(x).value, odd_quant=Uniform()).eval()
+    graph = capture(model, [torch.tensor([[0.1, 0.9, -20.0]])])
+    assert [v.code for v in get_target("qonnx").check(graph, {})] == []
+
+
+def test_a_scale_that_depends_on_the_input_is_refused():
+    class Dynamic(SquareRoot):
+        def forward(self, x):
+            scale = x.abs().amax().clamp(min=0.01) / 7
+            return QuantTensor(torch.round(x / scale) * scale, scale=scale, zero_point=0.0, bit_width=4, signed=True)
+
+    model = Composed(lambda m, x: m.odd_quant(x).value, odd_quant=Dynamic()).eval()
+    with pytest.raises(ExportError, match="E24 .*depends on its input"):
+        lower(capture(model, [torch.ones(1, 3)]), "qonnx")

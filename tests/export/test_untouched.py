@@ -71,7 +71,7 @@ def test_a_failed_export_leaves_model_and_disk_as_found(busy_model, tmp_path):
     before = snapshot(busy_model)
     path = tmp_path / "model.onnx"
     path.write_text("what was there before")
-    with pytest.raises(ExportError, match=r"E27.*relu1.*Identity"):
+    with pytest.raises(ExportError, match=r"E24.*relu1.*grid"):
         StdONNXManager.export(busy_model, IMAGE, path)
     assert_same(before, snapshot(busy_model))
     assert path.read_text() == "what was there before"
@@ -142,6 +142,7 @@ def test_the_file_does_not_follow_later_training():
     assert proto.SerializeToString() == before
 
 
+@pytest.mark.slow
 def test_exports_of_several_threads():
     models = [
         calibrated(Composed(lambda m, x: m.fc(m.act(x)), act=QuantIdentity(bit_width=b), fc=QuantLinear(6, 4)), (8, 6))

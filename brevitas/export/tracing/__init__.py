@@ -7,11 +7,11 @@
     >>> [node.name for node in graph.graph]
     ['weight_quant', 'Gemm']
 
-The steps: ``record`` one real forward, ``replay`` it while torch's exporter traces the model so that each quantizer
-call becomes one node, then ``canonical`` names and annotates the nodes.
+The steps: record one real forward, replay it while torch's exporter traces the model so that each quantizer
+call becomes one node, then name and annotate the nodes.
 """
 
 from brevitas.export.tracing.entry import capture
-from brevitas.export.tracing.record import Record, Recording, record
+from brevitas.export.tracing.record import Record, Recorder, Recording
 
-__all__ = ["Record", "Recording", "capture", "record"]
+__all__ = ["Record", "Recorder", "Recording", "capture"]

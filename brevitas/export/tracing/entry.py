@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from brevitas.export.tracing.canonical import canonicalize, flat_outputs
-from brevitas.export.tracing.record import record
+from brevitas.export.tracing.record import Recorder
 from brevitas.export.tracing.replay import ReplayMismatchError, trace
+from brevitas.export.tracing.watch import uncompiled
 from brevitas.export.violations import ExportViolationError, Violation
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ def capture(
     0 of input i dynamic, under that name. The model is copied and never changed. Raises ExportError (E04) where torch's
     exporter cannot trace the model; ``target`` is named in that error.
     """
+    model = uncompiled(model)
     _require_float32(model, target)
-    recording = record(model, inputs)
+    recording = Recorder(model, probe=True).run(inputs)
     outputs = flat_outputs(recording.output)
     if output_names is not None and len(output_names) != len(outputs):
         raise ExportViolationError(

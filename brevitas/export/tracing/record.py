@@ -17,7 +17,7 @@ from brevitas.export.graph import integer_range
 from brevitas.export.tracing.watch import Watched, activation_of, float_value
 from brevitas.quant_tensor import QuantTensor
 
-__all__ = ["QONNX_ROUNDING", "Record", "Recorder", "Recording", "record"]
+__all__ = ["QONNX_ROUNDING", "Record", "Recorder", "Recording"]
 
 # Our names of rounding modes, and those of the Quant operator.
 QONNX_ROUNDING = {"ROUND": "ROUND", "CEIL": "CEIL", "FLOOR": "FLOOR", "ROUND_TO_ZERO": "DOWN"}
@@ -110,6 +110,11 @@ class Recorder(Watched):
     [('act_quant', [4, -8])]
     """
 
+    def __init__(self, model: nn.Module, *, probe: bool = False) -> None:
+        """``probe``: also try every activation quantizer on values across and beyond its range (``unsupported``)."""
+        super().__init__(model)
+        self._probe = probe
+
     def run(self, inputs: Sequence[Any]) -> Recording:
         """One forward on Tensors or QuantTensors, which are taken to the CPU."""
         self._records: list[Record] = []
@@ -122,17 +127,21 @@ class Recorder(Watched):
     ) -> Any:
         """Let the quantizer run and keep what it returns."""
         out = original(*args, **kwargs)
-        if isinstance(out, QuantTensor):
-            rounding = str(getattr(module, "rounding_mode", None) or "ROUND")
-            never = getattr(module, "never_calibrated", None)
-            self._keep(
-                name,
-                activation_of(module)(float_value(args[0])),
-                out,
-                narrow=bool(getattr(module, "is_narrow_range", False)),
-                rounding=QONNX_ROUNDING.get(rounding, rounding),
-                collected=never is None or not never(),
-            )
+        if not isinstance(out, QuantTensor):
+            return out
+        rounding = str(getattr(module, "rounding_mode", None) or "ROUND")
+        never = getattr(module, "never_calibrated", None)
+        made = self._record(
+            name,
+            activation_of(module)(float_value(args[0])),
+            out,
+            narrow=bool(getattr(module, "is_narrow_range", False)),
+            rounding=QONNX_ROUNDING.get(rounding, rounding),
+            collected=never is None or not never(),
+        )
+        if self._probe and not made.is_parameter and not made.unsupported:
+            made = replace(made, unsupported=_probed(made, activation_of(module), original, args[0]))
+        self._records.append(made)
         return out
 
     def on_requantize(
@@ -140,10 +149,10 @@ class Recorder(Watched):
     ) -> QuantTensor:
         """Let the function run and keep what it returns."""
         out = original(grid, value)
-        self._keep(name, value, out)
+        self._records.append(self._record(name, value, out))
         return out
 
-    def _keep(
+    def _record(
         self,
         name: str,
         x: Tensor,
@@ -151,7 +160,7 @@ class Recorder(Watched):
         narrow: bool = False,
         rounding: str = "ROUND",
         collected: bool = True,
-    ) -> None:
+    ) -> Record:
         call = self._calls[name] = self._calls.get(name, -1) + 1
         layer, layer_class, role = owner_of(self.model, name)
         made = Record(
@@ -171,12 +180,31 @@ class Recorder(Watched):
             collected=collected,
             source=out.source,
         )
-        self._records.append(replace(made, unsupported=_unsupported(made)))
+        return replace(made, unsupported=_unsupported(made))
 
 
-def record(model: nn.Module, inputs: Sequence[Any]) -> Recording:
-    """What the quantizers of ``model`` do in one eval forward; the model is not touched."""
-    return Recorder(model).run(inputs)
+def _probed(r: Record, activation: Callable[[Tensor], Tensor], quantizer: Callable[..., Any], given: Any) -> str:
+    """What the quantizer does on values all over its range, and half as far beyond, that a Quant node does not express.
+
+    The recorded input alone may tell nothing: it may be all zeros.
+    """
+    size = r.value.numel()
+    low, high = r.range
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(-(-64 // size) if size else 0):
+        steps = torch.empty(size).uniform_(1.5 * low - 0.5 * high, 1.5 * high - 0.5 * low, generator=generator)
+        x = (steps.reshape(r.value.shape) - r.zero_point) * r.scale
+        if isinstance(given, QuantTensor):
+            grid = (given.scale, given.zero_point, given.bit_width, given.signed, False, given.source)
+            out = quantizer(QuantTensor.unchecked(x, *grid))
+        else:
+            out = quantizer(x)
+        if not torch.equal(out.scale, r.scale) or not torch.equal(out.zero_point, r.zero_point):
+            return "a scale or zero point that depends on its input"
+        found = _unsupported(replace(r, input=activation(x), value=out.value))
+        if found:
+            return found
+    return ""
 
 
 def _unsupported(r: Record) -> str:
@@ -192,7 +220,10 @@ def _unsupported(r: Record) -> str:
         return f"codes {int(codes.min())}..{int(codes.max())} outside {low}..{high}"
     if r.is_parameter or r.rounding not in _ROUND:
         return ""
-    expected = torch.clamp(_ROUND[r.rounding](r.input / r.scale + r.zero_point), low, high)
-    if not torch.equal((expected - r.zero_point) * r.scale, r.value):
+    # Rounding is monotone: up to float noise a code lies between those of a slightly lesser and a slightly greater x.
+    before = r.input.double() / r.scale.double() + r.zero_point.double()
+    noise = 2.0**-10 + before.abs() * 2.0**-20
+    least, greatest = (_ROUND[r.rounding](before + sign * noise).clamp(low, high) for sign in (-1, 1))
+    if bool(((codes < least) | (codes > greatest)).any()):
         return "another function of its input than clamp(round(x / scale + zero point))"
     return ""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from brevitas.quant_tensor import QuantTensor
 from brevitas.utils.module_path import roots_on_stack
 
-__all__ = ["Watched", "activation_of", "exclusive", "float_value", "named_quantizers", "private_copy"]
+__all__ = ["Watched", "activation_of", "exclusive", "float_value", "named_quantizers", "private_copy", "uncompiled"]
 
 # Held by whoever redirects QuantTensor.requantize or runs torch's exporter, both of which are process-wide: exports of
 # several threads take turns, and an export inside another one passes.
@@ -39,11 +39,17 @@ def named_quantizers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def private_copy(model: nn.Module) -> nn.Module:
     """A deep copy on the CPU in eval mode, without gradients: ours to change."""
-    copied = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    copied = copy.deepcopy(uncompiled(model)).cpu().eval().requires_grad_(False)
     for _, module in named_quantizers(copied):
         if hasattr(module, "_warned"):  # the export has a warning of its own for quantizers without statistics
             setattr(module, "_warned", True)  # noqa: B010
     return copied
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module that ``torch.compile`` wrapped, any other module as it is."""
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else model
 
 
 def float_value(x: Any) -> Any:
