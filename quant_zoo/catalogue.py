@@ -10,15 +10,15 @@
 from __future__ import annotations
 
 import fnmatch
-import importlib
-from collections.abc import Iterable
 from importlib.resources import as_file, files
 from typing import Any
 
 from torch import nn
 
-import brevitas.quant
 from brevitas.errors import QuantConfigError, UnknownOptionError
+from brevitas.quant import from_spec
+from brevitas.utils.located import did_you_mean
+from brevitas.utils.references import load_reference
 from injector import suggest
 from quant_zoo.recipe_format import ROLES, Recipe, read_recipe
 
@@ -50,7 +50,7 @@ def recipe(name: str) -> Recipe:
     """
     known = list_models()
     if name not in known:
-        raise UnknownModelError(f"no model '{name}' in quant_zoo{_nearest(name, known)}")
+        raise UnknownModelError(f"no model '{name}' in quant_zoo{did_you_mean(name, known)}")
     with as_file(files("quant_zoo").joinpath("recipes", name + SUFFIX)) as path:
         return read_recipe(path)
 
@@ -69,7 +69,7 @@ def load(name: str, **overrides: Any) -> nn.Module:
         QuantConfigError: an illegal value.
     """
     chosen = recipe(name)
-    model_class = _imported(chosen.architecture.quantized)
+    model_class = load_reference(chosen.architecture.quantized)
     built = {f"{role}_quant": quantizer for role, quantizer in quantizers(chosen, **overrides).items()}
     return model_class(**built, **chosen.architecture.arguments)
 
@@ -81,7 +81,7 @@ def load_float(name: str) -> nn.Module:
         UnknownModelError: no such model.
     """
     architecture = recipe(name).architecture
-    return _imported(architecture.float)(**architecture.arguments)
+    return load_reference(architecture.float)(**architecture.arguments)
 
 
 def quantizers(chosen: Recipe, **overrides: Any) -> dict[str, type]:
@@ -100,29 +100,6 @@ def quantizers(chosen: Recipe, **overrides: Any) -> dict[str, type]:
             changes[role][directive] = value
     found = {}
     for role, declared in chosen.quantizers.items():
-        directives = {key: value for key, value in declared.items() if key != "base"} | changes[role]
-        base = _quantizer_class(chosen, role, declared["base"])
-        found[role] = base.let(**directives) if directives else base  # type: ignore[attr-defined]
+        quantizer = from_spec(declared)
+        found[role] = quantizer.let(**changes[role]) if changes[role] else quantizer
     return found
-
-
-def _quantizer_class(chosen: Recipe, role: str, base: str) -> type:
-    if ":" in base:
-        return _imported(base)
-    presets = [name for name in brevitas.quant.__all__ if isinstance(getattr(brevitas.quant, name), type)]
-    if base not in presets:
-        raise QuantConfigError(f"recipe '{chosen.name}', {role}: unknown preset '{base}'{_nearest(base, presets)}")
-    return getattr(brevitas.quant, base)
-
-
-def _imported(reference: str) -> Any:
-    module, _, attribute = reference.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise QuantConfigError(f"'{reference}' cannot be imported ({error}); expected package.module:Class") from error
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = suggest(name, list(known))
-    return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else f"; known: {', '.join(known)}"

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from brevitas.errors import QuantConfigError
-from injector import suggest
+from brevitas.errors import SpecError
+from brevitas.quant import from_spec
+from brevitas.utils.located import LocatedMapping, did_you_mean, read_yaml
 from quant_zoo.data import DATASETS
-from quant_zoo.located_yaml import LocatedMapping, YamlError, read_yaml
 
 __all__ = ["Architecture", "Calibration", "Recipe", "RecipeError", "Training", "read_recipe"]
 
@@ -28,8 +28,8 @@ ROLES = ("input", "weight", "bias", "act")
 VERSION = 1
 
 
-class RecipeError(QuantConfigError):
-    """A recipe file says something that has no meaning."""
+class RecipeError(SpecError):
+    """A recipe file says something that has no meaning; the message starts with file, line and column."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ PHASES: dict[str, type] = {"float": Training, "calibration": Calibration, "quant
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a recipe file says."""
+    """What a recipe file says. Each of ``quantizers`` is a spec that ``brevitas.quant.from_spec`` reads."""
 
     name: str
     summary: str
@@ -85,28 +85,32 @@ def read_recipe(path: Path) -> Recipe:
     """
     try:
         document = read_yaml(path)
-    except YamlError as error:
-        raise RecipeError(str(error)) from None
+        return _recipe(path.stem, document)
+    except RecipeError:
+        raise
+    except SpecError as error:
+        raise RecipeError(str(error)) from error
+
+
+def _recipe(name: str, document: LocatedMapping) -> Recipe:
     fields = _section(document, {"version": int, "summary": str, "dataset": str, **dict.fromkeys(SECTIONS, dict)})
     if fields["version"] != VERSION:
         raise RecipeError(f"{document.where('version')}: version {fields['version']}, this library reads {VERSION}")
     if fields["dataset"] not in DATASETS:
         raise RecipeError(
-            f"{document.where('dataset')}: unknown dataset '{fields['dataset']}'{_nearest(fields['dataset'], DATASETS)}"
+            f"{document.where('dataset')}: unknown dataset '{fields['dataset']}'"
+            f"{did_you_mean(fields['dataset'], DATASETS)}"
         )
     quantizers = _section(fields["quantizers"], dict.fromkeys(ROLES, dict))
-    for role, quantizer in quantizers.items():
-        if not isinstance(quantizer.get("base"), str):
-            raise RecipeError(
-                f"{fields['quantizers'].where(role)}: '{role}' needs base: a preset name or package.module:Class"
-            )
+    for quantizer in quantizers.values():
+        from_spec(quantizer)
     phases = _section(fields["schedule"], dict.fromkeys(PHASES, dict))
     return Recipe(
-        name=path.stem,
+        name=name,
         summary=fields["summary"],
         dataset=fields["dataset"],
         architecture=_build(Architecture, fields["architecture"]),
-        quantizers={role: dict(quantizer) for role, quantizer in quantizers.items()},
+        quantizers=quantizers,
         schedule={name: _checked_phase(_build(PHASES[name], phase), phase) for name, phase in phases.items()},
     )
 
@@ -126,7 +130,7 @@ def _build(cls: type, section: LocatedMapping) -> Any:
 def _section(section: LocatedMapping, types: Mapping[str, type], optional: Iterable[str] = ()) -> dict[str, Any]:
     for key in section:
         if key not in types:
-            raise RecipeError(f"{section.where(key)}: unknown key '{key}'{_nearest(key, types)}")
+            raise RecipeError(f"{section.where(key)}: unknown key '{key}'{did_you_mean(key, types)}")
     missing = [key for key in types if key not in section and key not in optional]
     if missing:
         raise RecipeError(f"{section.where()}: missing {', '.join(missing)}")
@@ -152,9 +156,3 @@ def _checked_phase(phase: Any, section: LocatedMapping) -> Any:
 
 def _kind(expected: type) -> str:
     return {int: "an integer", float: "a number", str: "a text", dict: "a mapping"}[expected]
-
-
-def _nearest(name: object, candidates: Iterable[str]) -> str:
-    candidates = list(candidates)
-    near = suggest(str(name), candidates)
-    return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else f"; known: {', '.join(candidates)}"

@@ -1,6 +1,5 @@
 """The JSON schema says what the library says, and the published one is current."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
