@@ -57,10 +57,11 @@ def _statistic_or_ones(
     """
     order = [d for _, d in sorted((-x.stride(d), d) for d in range(x.ndim))]
     dense = x.permute(order)
+    sizes = list(dense.shape)  # not `dense` itself, which would reach the branches as a second, aliasing input
     back = [order.index(d) for d in range(x.ndim)]
 
     def compute(row: Tensor) -> Tensor:
-        return statistic(row.view(dense.shape).permute(back)).to(dtype).clone()
+        return statistic(row.view(sizes).permute(back)).to(dtype).clone()
 
     def skip(row: Tensor) -> Tensor:
         return row.new_ones(shape, dtype=dtype)
