@@ -19,12 +19,17 @@ from torch import Tensor, nn
 
 import brevitas.jit
 from brevitas.core._checks import check_int, check_module
-from brevitas.core.utils import at_least_float32
+from brevitas.core.utils import at_least_float32, largest_value
 from brevitas.errors import QuantConfigError
 
 __all__ = ["MSE", "LowEndMSE"]
 
 SEARCH_METHODS = ("grid",)
+
+
+def _narrowed(value: Tensor, x: Tensor) -> Tensor:
+    limit = largest_value(x.dtype, False)
+    return torch.clamp(value, -limit, limit).to(x.dtype)
 
 
 class MSE(brevitas.jit.ScriptModule):
@@ -100,7 +105,7 @@ class MSE(brevitas.jit.ScriptModule):
             if self.stats_reduce_dim is not None and context.dim() > 0:
                 context = context.unsqueeze(self.stats_reduce_dim)
             if not torch.jit.is_scripting() and torch.compiler.is_compiling():
-                return self._search_at_once(wide, init, context, unit).to(x.dtype)
+                return _narrowed(self._search_at_once(wide, init, context, unit), x)
             best = init * (1.0 / self.mse_iters)
             least = self.error(wide, best, context, unit)
             for k in range(2, self.mse_iters + 1):
@@ -109,7 +114,7 @@ class MSE(brevitas.jit.ScriptModule):
                 better = error < least
                 best = torch.where(better, candidate, best)
                 least = torch.where(better, error, least)
-        return best.to(x.dtype)
+        return _narrowed(best, x)
 
 
 class LowEndMSE(MSE):
