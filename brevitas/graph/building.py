@@ -264,6 +264,10 @@ def _take_parameters(settings: LayerSettings, new: nn.Module) -> None:
         name = getattr(proxy, "parameter_name", None)
         if name is None or not isinstance(proxy, QuantProxyFromInjector):
             continue
+        if len(proxy.tracked_module_list) > 1:
+            # Statistics of a shared quantizer run over the parameters that it was resolved with.
+            proxy.init_tensor_quant()
+            continue
         tracked = [p for p in (getattr(m, name, None) for m in proxy.tracked_module_list) if p is not None]
         for part in proxy.modules():
             if hasattr(type(part), "set_tracked_parameters"):

@@ -414,6 +414,17 @@ def test_sharing_in_a_model_that_is_quantized_already():
     assert model[1].weight_quant is old and old.tracked_module_list == [model[1]]
 
 
+def test_statistics_of_a_shared_quantizer_run_over_the_weights_of_all():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    with torch.no_grad():
+        model[0].weight.fill_(0.1), model[1].weight.fill_(2.54)
+    rules = [{"match": "0", "weight": {"bit_width": 8}}, {"match": "1", "weight": {"share": "0.weight_quant"}}]
+    shared = apply_spec(model, {"rules": rules})
+    assert [layer.quant_weight_scale().item() for layer in shared] == pytest.approx([0.02, 0.02])
+    tracked = [p for m in shared[0].weight_quant.modules() for p in getattr(m, "tracked_parameters", ())]
+    assert tracked and all(any(p is layer.weight for layer in shared) for p in tracked)
+
+
 def test_a_shared_quantizer_changes_in_all_layers_or_in_none():
     with pytest.raises(SpecError, match="shares a quantizer with '2', and a rule changes it in the first only"):
         apply_spec(shared_model(), {"rules": [{"match": "1", "weight": {"bit_width": 8}}]})
