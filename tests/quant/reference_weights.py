@@ -37,11 +37,10 @@ def layout(x, per, group=(1, 32), channel_dim=0):
     missing = list(x.shape)
     missing[dim] = count * size - x.shape[dim]
     padded = torch.cat([x, x.new_zeros(missing)], dim=dim).movedim(dim, -1)
-    split = padded.reshape(*padded.shape[:-1], count, size)
+    split = padded.reshape(*padded.shape[:-1], count, size).movedim(-2, dim)
 
     def spread(v):
-        over = v.reshape(split.shape[:-1]).repeat_interleave(size, dim=-1).movedim(-1, dim)
-        return over.narrow(dim, 0, x.shape[dim])
+        return v.reshape(split.shape[:-1]).repeat_interleave(size, dim=dim).narrow(dim, 0, x.shape[dim])
 
     return split.reshape(-1, size), spread
 
