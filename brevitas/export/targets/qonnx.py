@@ -27,6 +27,17 @@ def check(model: ir.Model, options: Mapping[str, Any]) -> list[Violation]:
     """Rules of the dialect."""
     found = list(common_violations(model, KEY))
     for q in g.quantizers(model):
+        if len(q.varying_dims) > 1:
+            found.append(
+                at(
+                    q,
+                    "E26",
+                    KEY,
+                    f"a scale or zero point that varies along {len(q.varying_dims)} dimensions, as those of groups do,",
+                    "one scale, or one a channel",
+                    "set scaling_per_output_type='channel' or 'tensor' in the quantizer",
+                )
+            )
         if q.rounding not in ROUNDING:
             found.append(
                 at(

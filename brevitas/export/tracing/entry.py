@@ -41,6 +41,7 @@ def capture(
     """
     model = uncompiled(model)
     _require_float32(model, target)
+    _refuse_minifloats(model, target)
     recording = Recorder(model, probe=True).run(inputs)
     outputs = flat_outputs(recording.output)
     if output_names is not None and len(output_names) != len(outputs):
@@ -92,6 +93,27 @@ def _require_float32(model: nn.Module, target: str) -> None:
         for name, p in model.named_parameters()
         if p.dtype in (torch.float16, torch.bfloat16, torch.float64)
     ]
+    if found:
+        raise ExportViolationError(found)
+
+
+def _refuse_minifloats(model: nn.Module, target: str) -> None:
+    found = []
+    for name, module in model.named_modules():
+        if getattr(module, "is_minifloat", False):
+            layer = name.rpartition(".")[0]
+            found.append(
+                Violation(
+                    "E24",
+                    target,
+                    f"minifloat values in {name.rpartition('.')[2]}",
+                    "integer quantization",
+                    "use an integer preset of brevitas.quant",
+                    layer=layer,
+                    layer_class=type(model.get_submodule(layer)).__name__,
+                    quantizer=name,
+                )
+            )
     if found:
         raise ExportViolationError(found)
 

@@ -1,0 +1,43 @@
+"""Quantizers that the targets cannot express are refused by name, and the model is left alone."""
+
+import pytest
+import torch
+from torch import nn
+
+from brevitas import quant
+from brevitas.errors import ExportError
+from brevitas.export import QONNXManager, StdONNXManager
+from brevitas.nn import QuantIdentity, QuantLinear
+
+
+@pytest.mark.parametrize(("manager", "code"), [(StdONNXManager, "E12"), (QONNXManager, "E26")], ids=["qdq", "qonnx"])
+def test_groups_are_refused(manager, code, tmp_path):
+    model = nn.Sequential(QuantIdentity(return_quant_tensor=True), QuantLinear(64, 3, weight_quant=quant.MXInt8Weight))
+    model(torch.randn(4, 64))
+    with pytest.raises(ExportError, match=rf"{code} .*QuantLinear '1'.*weight_quant"):
+        manager.export(model.eval(), input_shape=(1, 64), export_path=tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("manager", [StdONNXManager, QONNXManager])
+def test_minifloats_are_refused(manager):
+    model = nn.Sequential(
+        QuantIdentity(quant.Fp8e4m3OCPActPerTensorFloat),
+        QuantLinear(8, 3, weight_quant=quant.Fp8e4m3OCPWeightPerTensorFloat),
+    )
+    model(torch.randn(4, 8))
+    with pytest.raises(ExportError) as caught:
+        manager.export(model.eval(), input_shape=(1, 8))
+    text = str(caught.value)
+    assert "QuantIdentity '0'" in text and "QuantLinear '1'" in text and text.count("E24") == 2
+    assert "minifloat" in text and "integer preset" in text
+
+
+@pytest.mark.parametrize("manager", [StdONNXManager, QONNXManager])
+def test_binary_weights_are_refused(manager):
+    model = nn.Sequential(
+        QuantIdentity(return_quant_tensor=True), QuantLinear(8, 3, weight_quant=quant.SignedBinaryWeightPerTensorConst)
+    )
+    model(torch.randn(4, 8))
+    with pytest.raises(ExportError, match="E24 .*QuantLinear '1'"):
+        manager.export(model.eval(), input_shape=(1, 8))
