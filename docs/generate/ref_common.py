@@ -67,6 +67,8 @@ def told(verdict: Verdict | None) -> str:
     refused: dict[str, list[str]] = {}
     for target, violation in verdict.refuses.items():
         found = re.sub(r" in \w+$", "", violation.found)
+        if violation.code == "E04":
+            found = found.partition(": ")[0]  # What follows is what torch said.
         refused.setdefault(f"{violation.code}: {found}", []).append(target)
     why = [f"not {', '.join(targets)} ({reason})" for reason, targets in refused.items()]
     return "; ".join([", ".join(verdict.takes), *why] if verdict.takes else why)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,10 +20,11 @@ SHAPE = (1, 64, 4, 4)
 
 @dataclass
 class Verdict:
-    """Targets that take a quantizer, and for the others the first thing that they miss."""
+    """Targets that take a quantizer, for the others the first thing that they miss, and whether it got that far."""
 
     takes: list[str] = field(default_factory=list)
     refuses: dict[str, Violation] = field(default_factory=dict)
+    captured: bool = True
 
 
 def layer_with(role: str, quantizer: type) -> nn.Module | None:
@@ -57,32 +58,53 @@ def _key(violation: Violation) -> str:
 def verdicts(layers: Mapping[str, nn.Module]) -> dict[str, Verdict]:
     """What each target says of each layer.
 
-    Raises:
-        ExportError: a violation that belongs to none of the layers.
+    A layer that cannot be captured stands for all that are made of the same modules; those are not tried.
     """
-    targets = list_targets()
     found = {name: Verdict() for name in layers}
-    rest = dict(layers)
-    while rest:
-        bench = _Bench(rest)
-        sample = torch.linspace(-1.0, 1.0, SHAPE[1] * SHAPE[2] * SHAPE[3]).reshape(SHAPE)
-        with torch.no_grad():
-            bench.train()(sample)
-        bench.eval()
-        try:
-            graph = capture(bench, (sample,), target=targets[0])
-        except ExportError as error:
-            refused = {_key(v): v for v in getattr(error, "violations", ()) if _key(v) in rest}
-            if not refused:
-                raise
-            for name, violation in refused.items():
-                found[name].refuses = dict.fromkeys(targets, violation)
-                del rest[name]
+    kinds: dict[tuple[tuple[str, type], ...], list[str]] = {}
+    for name, layer in layers.items():
+        kinds.setdefault(tuple((path, type(m)) for path, m in layer.named_modules()), []).append(name)
+    trial = {names[0]: Verdict() for names in kinds.values()}
+    _examine({name: layers[name] for name in trial}, trial)
+    for first, *others in kinds.values():
+        if trial[first].captured:
             continue
-        for target in targets:
-            _judge(get_target(target).check(graph, _options(target)), target, rest, found)
-        break
+        for name in (first, *others):
+            found[name] = trial[first]
+    _examine({name: layer for name, layer in layers.items() if found[name].captured}, found)
     return found
+
+
+def _examine(layers: dict[str, nn.Module], found: dict[str, Verdict]) -> None:
+    """Capture the layers together; where that fails without saying which one is to blame, each half by itself."""
+    if not layers:
+        return
+    targets = list_targets()
+    sample = torch.linspace(-1.0, 1.0, SHAPE[1] * SHAPE[2] * SHAPE[3]).reshape(SHAPE)
+    bench = _Bench(layers)
+    with torch.no_grad():
+        bench.train()(sample)
+    bench.eval()
+    try:
+        graph = capture(bench, (sample,), target=targets[0])
+    except ExportError as error:
+        violations: Sequence[Violation] = getattr(error, "violations", ())
+        blamed = {_key(v): v for v in violations if _key(v) in layers}
+        if not blamed and len(layers) == 1 and violations:
+            blamed = dict.fromkeys(layers, violations[0])
+        if blamed:
+            for name, violation in blamed.items():
+                found[name] = Verdict([], dict.fromkeys(targets, violation), captured=False)
+            _examine({name: layer for name, layer in layers.items() if name not in blamed}, found)
+        elif len(layers) > 1:
+            names = list(layers)
+            for half in (names[: len(names) // 2], names[len(names) // 2 :]):
+                _examine({name: layers[name] for name in half}, found)
+        else:
+            raise
+        return
+    for target in targets:
+        _judge(get_target(target).check(graph, _options(target)), target, layers, found)
 
 
 def _options(target: str) -> dict[str, object]:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from ref_common import NOTE, completed, records_of, role_of, table, targets, told
+from ref_common import NOTE, completed, records_of, role_of, table, told
 from ref_exports import Verdict, layer_with, verdicts
 from torch import nn
 
 from brevitas.core.quant import BinaryQuant, ClampedBinaryQuant, TernaryQuant
 from brevitas.quant.directives import DIRECTIVES, ROLE_NAMES
-from brevitas.quant.registry import presets
+from brevitas.quant.registry import meanings, presets
 from injector import Record
 
 ROLES = tuple(ROLE_NAMES.values())
@@ -72,6 +72,9 @@ def bits(entry: Entry) -> str:
     kind, width = kind_of(entry), entry.value("bit_width")
     if kind in ("BINARY", "TERNARY", "FP"):
         return {"BINARY": "1", "TERNARY": "2", "FP": "–"}[kind]
+    exponent, mantissa = entry.value("exponent_bit_width"), entry.value("mantissa_bit_width")
+    if exponent is not None and mantissa is not None:
+        return str(1 + exponent + mantissa)
     return "the accumulator's" if width is None else str(width)
 
 
@@ -101,16 +104,24 @@ def scale(entry: Entry) -> str:
         return "–"
     if entry.value("requires_input_scale"):
         return "the accumulator's"
-    kind, statistic = entry.value("scaling_impl_type"), entry.value("scaling_stats_op")
+    kind = entry.value("scaling_impl_type")
     if kind is None:
-        return _named(entry.value("scaling_impl")) or "the input's"
+        return _named(entry.value("scaling_impl")) or ("the input's" if entry.role in ("trunc", "clamp") else "none")
     parts = [str(kind)]
-    if "STATS" in str(kind) and statistic is not None:
-        parts.append(f"of {statistic}")
+    if "STATS" in str(kind) and _statistic(entry):
+        parts.append(f"of {_statistic(entry)}")
     restrict = entry.value("restrict_scaling_type")
     if restrict is not None:
         parts.append(f"in {restrict}")
     return " ".join(parts)
+
+
+def _statistic(entry: Entry) -> str:
+    """The statistic as an option names it, or its module where a preset declares another one."""
+    option, module = str(entry.value("scaling_stats_op")), entry.value("scaling_stats_impl")
+    if module is None or type(module) is meanings("scaling_stats_op", entry.role).get(option):
+        return "" if option == "None" else option
+    return _named(module)
 
 
 def _named(module: Any) -> str:
@@ -159,6 +170,13 @@ def _settings(entry: Entry) -> str:
     return ", ".join(sorted(shown))
 
 
+def takers(entry: Entry, said: Mapping[str, Verdict]) -> str:
+    """Targets that take it; empty where no layer takes the role yet."""
+    if entry.name not in said:
+        return ""
+    return ", ".join(said[entry.name].takes) or "no target"
+
+
 def presets_page(found: Sequence[Entry], said: Mapping[str, Verdict]) -> str:
     """docs/reference/presets.md."""
     out = [
@@ -174,15 +192,19 @@ def presets_page(found: Sequence[Entry], said: Mapping[str, Verdict]) -> str:
         if not mine:
             continue
         out.append(f"## {TITLES[role]}\n\n")
-        keys = targets() if any(entry.name in said for entry in mine) else ()
         rows = [
             (
-                f"[`{e.name}`](#{e.name.lower()})", bits(e), codes(e), scale(e), granularity(e), zero_point(e),
-                *(("yes" if key in said[e.name].takes else "no") if e.name in said else "" for key in keys),
+                f"[`{e.name}`](#{e.name.lower()})",
+                bits(e),
+                codes(e),
+                scale(e),
+                granularity(e),
+                zero_point(e),
+                takers(e, said),
             )
             for e in mine
-        ]  # fmt: skip
-        out.append(table(("Preset", "Bits", "Codes", "Threshold", "Per", "Zero point", *keys), rows))
+        ]
+        out.append(table(("Preset", "Bits", "Codes", "Threshold", "Per", "Zero point", "Exported by"), rows))
         out += [_preset(entry, said.get(entry.name)) for entry in mine]
     return "".join(out).rstrip() + "\n"
 
