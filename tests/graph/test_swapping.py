@@ -1,12 +1,14 @@
 """Swapping layers: subclasses and converters, what survives a swap, shared parameters and shared quantizers."""
 
+import pickle
+
 import pytest
 import torch
 from torch import nn
 
 import brevitas
 from brevitas.errors import QuantConfigError, SpecError
-from brevitas.graph import apply_spec, register_converter, spec_of
+from brevitas.graph import apply_spec, explain, register_converter, spec_of
 from brevitas.graph.converters import _converters
 from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear, QuantReLU
 from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerTensorFloat
@@ -260,3 +262,12 @@ def test_mixins_whose_names_are_not_read_leave_no_trace():
     spec = spec_of(model)
     assert spec["rules"] == [{"match": "0", "weight": {"base": "Int8WeightPerTensorFloat", "bit_width": 6}}]
     assert spec_of(apply_spec(nn.Sequential(nn.Linear(2, 2)), spec)) == spec
+
+
+def test_the_result_pickles_and_still_names_its_rules():
+    model = apply_spec(nn.Sequential(nn.Linear(4, 4)), "rules: [{match: '0', weight: {bit_width: 3}}]")
+    again = pickle.loads(pickle.dumps(model))
+    x = torch.rand(2, 4)
+    assert torch.equal(again(x), model(x)) and spec_of(again) == spec_of(model)
+    text = str(explain(again, "0.weight_quant"))
+    assert "<text>:1:31, rules[0] (match: 0)" in text and text == str(explain(model, "0.weight_quant"))
