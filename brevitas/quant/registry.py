@@ -61,12 +61,12 @@ def load_plugins() -> bool:
             point.load()()
         except Exception as error:
             failed[point] = error
-    for point, error in failed.items():
+    for point, cause in failed.items():
         package = point.dist.name if point.dist else "an unknown package"
         raise QuantConfigError(
             f"the entry point '{point.name} = {point.value}' (group {ENTRY_POINTS}) of {package} failed with "
-            f"{type(error).__name__}: {error}; update or uninstall {package}"
-        ) from error
+            f"{type(cause).__name__}: {cause}; update or uninstall {package}"
+        ) from cause
     return bool(found)
 
 

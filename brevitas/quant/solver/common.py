@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 from brevitas.core.bit_width import BitWidthConst, BitWidthParameter, BitWidthStatefulConst
@@ -79,7 +80,7 @@ STATS = Choices(
     },
     _SCALED_ROLES,
 )
-_ROUNDINGS = {
+_ROUNDINGS: dict[Enum, type | None] = {
     FloatToIntImplType.ROUND: RoundSte,
     FloatToIntImplType.CEIL: CeilSte,
     FloatToIntImplType.FLOOR: FloorSte,
