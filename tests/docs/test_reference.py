@@ -169,20 +169,24 @@ def test_verdicts_are_those_of_single_layers(generator):
     assert told(found["floor"]) == "qonnx; not qdq (E27: rounding FLOOR)"
 
 
-def test_a_layer_that_cannot_be_captured_is_refused_by_all_and_spares_the_others(generator, monkeypatch):
+@pytest.mark.parametrize("place", ["layers.bad.act_quant", ""], ids=["named", "found by halves"])
+def test_a_layer_that_cannot_be_captured_is_refused_by_all_and_spares_the_others(generator, monkeypatch, place):
     exports = generator("ref_exports")
-    real = exports.capture
+    real, captured = exports.capture, []
 
     def refuse(bench, *args, **kwargs):
+        captured.append(set(bench.layers))
         if "bad" in bench.layers:
-            violations = [Violation("E24", "qdq", "a kind", "another", "none", layer="layers.bad.act_quant")]
             error = exports.ExportError("refused")
-            error.violations = violations
+            error.violations = [Violation("E24", "qdq", "a kind", "another", "none", layer=place)]
             raise error
         return real(bench, *args, **kwargs)
 
     monkeypatch.setattr(exports, "capture", refuse)
-    layers = {name: exports.layer_with("act", Int8ActPerTensorFloat) for name in ("bad", "good")}
+    layers = {name: exports.layer_with("act", Int8ActPerTensorFloat) for name in ("bad", "like_bad")}
+    layers["good"] = exports.layer_with("weight", Int8WeightPerTensorFloat)
     found = exports.verdicts(layers)
-    assert not found["bad"].takes and set(found["bad"].refuses) == {"qdq", "qonnx"}
+    for name in ("bad", "like_bad"):
+        assert not found[name].takes and set(found[name].refuses) == {"qdq", "qonnx"}
+    assert not any("like_bad" in names for names in captured)
     assert found["good"].takes == ["qdq", "qonnx"]
