@@ -19,7 +19,7 @@ from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerTensorFloat
 from brevitas.quant.directives import ALIASES, DIRECTIVES, Directive
 from brevitas.quant.registry import meanings, presets
 
-#: Values that are tried where a directive is an int of a range.
+#: Widths that are tried: targets differ in how many bits they have.
 TRIED = (1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 24, 32)
 
 
@@ -38,15 +38,14 @@ class Trial:
 
 
 def values_of(directive: Directive) -> tuple[Any, ...]:
-    """Values to try: members, both bools, some ints of a range; nothing for what the layer sets."""
+    """Values to try: members, both bools, some bit widths; nothing for what the layer sets."""
     if directive.enum is not None:
         return tuple(m.name for m in directive.enum)
     if directive.default.startswith("set by") or directive.name in ALIASES:
         return ()
     if directive.expected == "True or False":
         return (True, False)
-    span = re.fullmatch(r"an int from (\d+) to (\d+)", directive.expected)
-    return tuple(v for v in TRIED if int(span.group(1)) <= v <= int(span.group(2))) if span else ()
+    return TRIED if directive.name == "bit_width" else ()
 
 
 def layer_for(trial: Trial) -> nn.Module | None:
