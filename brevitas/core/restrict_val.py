@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import brevitas.jit
 from brevitas.core._checks import check_module, check_number
 from brevitas.core.function_wrapper import CeilSte, Identity, InplaceLogTwo, InplaceNoOp, LogTwo, PowerOfTwo, RoundSte
-from brevitas.core.utils import at_least_float32, cast_back, largest_value
+from brevitas.core.utils import at_least_float32, cast_back, largest_threshold
 from brevitas.errors import QuantConfigError
 from brevitas.function.ops_ste import abs_binary_sign_grad, scalar_clamp_min_ste, scalar_clamp_ste
 from brevitas.inject.enum import FloatToIntImplType, RestrictValueType
@@ -159,8 +159,8 @@ class RestrictedThreshold(brevitas.jit.ScriptModule):
 
     @brevitas.jit.script_method
     def bounded(self, stat: Tensor) -> Tensor:
-        """A statistic, in at least float32, not below the bound and finite in its own dtype."""
-        limit = largest_value(stat.dtype, self.is_power_of_two)
+        """A statistic, in at least float32, not below the bound, and such that codes are finite in its own dtype."""
+        limit = largest_threshold(stat.dtype, self.is_power_of_two)
         return scalar_clamp_ste(at_least_float32(stat), self.min_val, limit)
 
     @brevitas.jit.script_method

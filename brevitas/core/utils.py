@@ -23,6 +23,7 @@ __all__ = [
     "cast_back",
     "drop_stray_keys",
     "is_recomputing",
+    "largest_threshold",
     "largest_value",
     "learned_parameter",
 ]
@@ -75,6 +76,20 @@ def largest_value(dtype: torch.dtype, power_of_two: bool) -> float:
     if dtype == torch.bfloat16:
         return 2.0**127 if power_of_two else 3.3895313892515355e38
     return 2.0**127 if power_of_two else 3.4028234663852886e38
+
+
+def largest_threshold(dtype: torch.dtype, power_of_two: bool) -> float:
+    """Largest threshold whose scale, rounded to ``dtype``, times the largest code is still finite in ``dtype``."""
+    limit = largest_value(dtype, power_of_two)
+    if power_of_two:
+        return limit
+    if dtype == torch.float16:
+        return limit * (1.0 - 2.0**-9)
+    if dtype == torch.float64:
+        return limit * (1.0 - 2.0**-51)
+    if dtype == torch.bfloat16:
+        return limit * (1.0 - 2.0**-6)
+    return limit * (1.0 - 2.0**-22)
 
 
 def cast_back(threshold: Tensor, dtype: torch.dtype, power_of_two: bool) -> Tensor:

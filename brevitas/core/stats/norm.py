@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import brevitas.jit
 from brevitas.core._checks import check_int, check_module
-from brevitas.core.utils import StatelessBuffer, at_least_float32
+from brevitas.core.utils import StatelessBuffer, at_least_float32, largest_value
 
 __all__ = ["AbsMaxStep", "L1Norm", "L2Norm", "ZeroCenterL1Norm"]
 
@@ -73,4 +73,6 @@ class AbsMaxStep(brevitas.jit.ScriptModule):
     def forward(self, x: Tensor) -> Tensor:
         """Step, in at least float32."""
         largest = torch.max(torch.abs(at_least_float32(x)), dim=self.stats_reduce_dim)[0]
-        return largest / at_least_float32(self.largest_code())
+        code = at_least_float32(self.largest_code())
+        # So that, with the step rounded up to a power of two, the largest code is still finite in the dtype of x.
+        return torch.minimum(largest / code, largest_value(x.dtype, True) / (code + 1.0))
