@@ -21,10 +21,10 @@ demo: $(VENV)/.stamp-demo  ## Train, quantize, export and run LeNet on real digi
 	@$(BIN)/python examples/lenet_digits.py $(DEMO_ARGS)
 
 test: lint  ## Lint, type check, then every test (code blocks of the documentation included).
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	@$(BIN)/python -m pytest -n $(WORKERS)
 
 quick: $(VENV)/.stamp-dev  ## The tests in under two minutes: those marked slow are left out.
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
+	@$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
 lint: $(VENV)/.stamp-dev  ## ruff and mypy.
 	@$(BIN)/python -m ruff check .

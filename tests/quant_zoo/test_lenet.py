@@ -137,14 +137,12 @@ def test_two_bits_learn_the_digits(digits):
 
 
 compilers = [
-    pytest.param("aot_eager"),
-    pytest.param(
-        "inductor",
-        marks=[pytest.mark.slow, pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")],
-    ),
+    "aot_eager",
+    pytest.param("inductor", marks=pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs g++")),
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", compilers)
 def test_compiled_training_equals_eager(backend):
     """``fullgraph=True`` refuses graph breaks; losses and weights follow those of eager mode step by step."""
