@@ -171,23 +171,17 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
         self, out: Tensor, x: Tensor | QuantTensor, weight: Tensor | QuantTensor, quant_bias: QuantTensor | None
     ) -> QuantTensor:
         """``out`` with the metadata of the accumulator."""
-        use_plain = "set return_quant_tensor=False here"
-        output = f"set output_quant= on {self._here()}"
+        # The fixes are worded where an error is raised: naming this layer searches the model.
         if not isinstance(x, QuantTensor):
             raise self.metadata_error(
                 "return_quant_tensor=True needs the input scale",
                 x,
                 f"set input_quant= on {self._here()}",
-                output,
-                use_plain,
+                *self._other_outputs(),
             )
         if not isinstance(weight, QuantTensor):
             raise self.metadata_error(
-                self._no_integers("return_quant_tensor=True"),
-                None,
-                "set weight_quant=",
-                output,
-                use_plain,
+                self._no_integers("return_quant_tensor=True"), None, "set weight_quant=", *self._other_outputs()
             )
         if self.bias is not None and not (quant_bias is not None and self.bias_quant.requires_input_scale):
             found = "is in float" if quant_bias is None else "has a scale of its own"
@@ -195,8 +189,7 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
                 f"return_quant_tensor=True needs a bias on the accumulator grid, and the bias {found}",
                 None,
                 "set bias_quant=Int8Bias, Int16Bias or Int32Bias",
-                output,
-                use_plain,
+                *self._other_outputs(),
             )
         self._check_input_scale(x)
         signed = any(
@@ -213,6 +206,10 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
         zero_point = torch.zeros((), dtype=scale.dtype, device=scale.device)
         source = Source.derived(type(self).__name__, fan_in=self.weights_per_output, shifted=False)
         return QuantTensor.unchecked(out, scale, zero_point, width, signed, self.training, source)  # type: ignore[attr-defined]
+
+    def _other_outputs(self) -> tuple[str, str]:
+        """What makes ``return_quant_tensor=True`` needless or possible, whatever is missing."""
+        return f"set output_quant= on {self._here()}", "set return_quant_tensor=False here"
 
     def _accumulator_scale(self, x: QuantTensor, weight: QuantTensor) -> Tensor:
         """s_in * s_w: one element, or one an output channel."""

@@ -248,6 +248,20 @@ def test_compiles_as_a_whole_and_trains_like_eager(backend):
     torch.testing.assert_close(compiled(digits(7)), twin(digits(7)), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_the_quant_tensor_of_a_weight_layer_leaves_compiled_code(training):
+    torch._dynamo.reset()
+    layers = [QuantConv2d(1, 2, 3, bias_quant=Int32Bias, return_quant_tensor=True), QuantLinear(6, 3, bias=False)]
+    layers[1].return_quant_tensor = True
+    model = nn.Sequential(QuantIdentity(return_quant_tensor=True), *layers)
+    model(torch.rand(2, 1, 8, 8))
+    model.train(training)
+    twin, x = copy.deepcopy(model), torch.rand(2, 1, 8, 8)
+    y, expected = torch.compile(model, fullgraph=True, backend="eager")(x), twin(x)
+    assert torch.equal(y.value, expected.value) and torch.equal(y.scale, expected.scale)
+    assert y.bit_width == expected.bit_width and y.signed
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strict", [True, False])
 def test_exports_in_eval(strict):
