@@ -79,7 +79,8 @@ class _SeededUniform(StatefulModule):
         """Numbers in [0, 1) of the shape and dtype (float32 or float64) of ``x``."""
         start = _mixed(_mixed(torch.zeros_like(self.calls) + self.seed) + self.calls)
         position = torch.arange(x.numel(), dtype=torch.int64, device=x.device).view(x.shape)
-        bits = _mixed(position * -7046029254386353131 + start)
+        # No multiple of the position by a large constant: torch.compile takes it for an index, and writes past the end.
+        bits = _mixed(position + start)
         self.calls.add_(1)
         if x.dtype == torch.float64:
             return ((bits >> 11) & 0x1FFFFFFFFFFFFF).to(torch.float64) * 2.0**-53

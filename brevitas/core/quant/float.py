@@ -44,6 +44,17 @@ __all__ = [
 ]
 
 
+def _floor_log2(v: Tensor) -> Tensor:
+    """Exponent of float32 or float64 numbers, read from their bits: that of frexp, less 1, and defined for infinity.
+
+    Of numbers that are subnormal in their own dtype, any exponent below the normal ones. torch.compile has no frexp for
+    vectors of float64.
+    """
+    if v.dtype == torch.float64:
+        return ((v.view(torch.int64) >> 52) & 0x7FF).to(v.dtype) - 1023.0
+    return ((v.view(torch.int32) >> 23) & 0xFF).to(v.dtype) - 127.0
+
+
 class _NoScaling(brevitas.jit.ScriptModule):
     """The threshold of an unscaled format: a scale of 1."""
 
@@ -157,8 +168,7 @@ class FloatQuant(brevitas.jit.ScriptModule):
         """Distance of the numbers of the format around ``v``, without gradient."""
         e, m = self.exponent_bit_width_impl().to(v.dtype), self.mantissa_bit_width_impl().to(v.dtype)
         bias = self.exponent_bias_impl().to(v.dtype)
-        # frexp's mantissa is in [1/2, 1). Bounded above too: what it says of infinity is not defined.
-        exponent = torch.frexp(v.detach())[1].to(v.dtype) - 1.0
+        exponent = _floor_log2(v.detach())
         exponent = torch.minimum(torch.maximum(exponent, 1.0 - bias), torch.exp2(e) - 1.0 - bias)
         return torch.exp2(exponent - m).detach()
 

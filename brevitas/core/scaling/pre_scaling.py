@@ -63,7 +63,7 @@ class _NormPreScaling(FollowThenLearn):
     @brevitas.jit.script_method
     def to_stored(self, stat: Tensor) -> Tensor:
         """log2."""
-        return self.threshold.to_stored(self.threshold.bounded(stat))
+        return torch.log2(self.threshold.bounded(stat))
 
     @brevitas.jit.script_method
     def learned(self, stored: Tensor) -> Tensor:

@@ -80,8 +80,8 @@ class MSE(brevitas.jit.ScriptModule):
     @torch.jit.unused
     def _search_at_once(self, x: Tensor, init: Tensor, context: Tensor, unit: Tensor) -> Tensor:
         """As the loop of :meth:`forward` for a compiler, which would unroll it; fused reductions store no candidate."""
-        steps = torch.tensor([k / self.mse_iters for k in range(1, self.mse_iters + 1)], dtype=x.dtype, device=x.device)
-        candidates = init.unsqueeze(0) * steps.view([-1] + [1] * init.dim())
+        steps = torch.arange(1, self.mse_iters + 1, dtype=torch.float64, device=x.device) / self.mse_iters
+        candidates = init.unsqueeze(0) * steps.to(x.dtype).view([-1] + [1] * init.dim())
         dim = self.stats_reduce_dim
         if dim is None:
             shaped, units = candidates.view([-1] + [1] * x.dim()), unit
@@ -100,7 +100,7 @@ class MSE(brevitas.jit.ScriptModule):
             wide = at_least_float32(x.detach())
             init = self.init_op(wide)
             # A power of two as the unit of errors: squares neither overflow nor vanish, and no error is rounded.
-            unit = torch.exp2(torch.frexp(init)[1].to(init.dtype))
+            unit = torch.exp2(torch.round(torch.log2(torch.clamp_min(torch.abs(init), 1e-37))))
             context = self.quant_impl.context(wide)  # type: ignore[operator]
             if self.stats_reduce_dim is not None and context.dim() > 0:
                 context = context.unsqueeze(self.stats_reduce_dim)
