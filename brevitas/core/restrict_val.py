@@ -159,9 +159,12 @@ class RestrictedThreshold(brevitas.jit.ScriptModule):
 
     @brevitas.jit.script_method
     def bounded(self, stat: Tensor) -> Tensor:
-        """A statistic, in at least float32, not below the bound, and such that codes are finite in its own dtype."""
+        """A statistic, in at least float32, not below the bound, and such that codes are finite in its own dtype.
+
+        That of inputs with a NaN, which is NaN, becomes the bound: the values are NaN, the threshold is a number.
+        """
         limit = largest_threshold(stat.dtype, self.is_power_of_two)
-        return scalar_clamp_ste(at_least_float32(stat), self.min_val, limit)
+        return scalar_clamp_ste(torch.nan_to_num(at_least_float32(stat), nan=self.min_val), self.min_val, limit)
 
     @brevitas.jit.script_method
     def to_stored(self, linear: Tensor) -> Tensor:

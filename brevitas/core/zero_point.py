@@ -74,10 +74,14 @@ class LowEndToCode(brevitas.jit.ScriptModule):
 
     @brevitas.jit.script_method
     def forward(self, low: Tensor, scale: Tensor, bit_width: Tensor) -> Tensor:
-        """``clamp(round(-low / scale) + min_int, min_int, max_int)``, in at least float32, half to even."""
+        """``clamp(round(-low / scale) + min_int, min_int, max_int)``, in at least float32, half to even.
+
+        The low end of inputs with a NaN, which is NaN, counts as 0.
+        """
         smallest = min_int(self.signed, self.narrow_range, bit_width)
         largest = max_int(self.signed, self.narrow_range, bit_width)
-        code = round_ste(divide(-at_least_float32(low), at_least_float32(scale))) + smallest
+        low = torch.nan_to_num(at_least_float32(low), nan=0.0)
+        code = round_ste(divide(-low, at_least_float32(scale))) + smallest
         return tensor_clamp(code, smallest, largest)
 
 

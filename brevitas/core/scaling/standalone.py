@@ -150,8 +150,9 @@ class ParameterFromRuntimeStatsScaling(CollectThenLearn):
 
     @brevitas.jit.script_method
     def statistic(self, x: Tensor) -> Tensor:
-        """Bounded statistic of ``x``, linear."""
-        return self.threshold.bounded(self.runtime_stats(x))
+        """Bounded statistic of ``x``, linear; NaN, which is not averaged, where ``x`` has a NaN."""
+        stat = self.runtime_stats(x)
+        return torch.where(torch.isnan(stat), stat, self.threshold.bounded(stat))
 
     @brevitas.jit.script_method
     def to_stored(self, stat: Tensor) -> Tensor:
@@ -166,8 +167,9 @@ class ParameterFromRuntimeStatsScaling(CollectThenLearn):
 
     @brevitas.jit.script_method
     def from_statistic(self, stat: Tensor) -> Tensor:
-        """Threshold of a bounded statistic."""
-        return self.threshold.cast_back(self.threshold.from_bounded(stat), self.value.dtype)
+        """Threshold of a statistic."""
+        bounded = self.threshold.bounded(stat)
+        return self.threshold.cast_back(self.threshold.from_bounded(bounded), self.value.dtype)
 
     def init_scale(self) -> None:
         """End collection now; without effect before the first training call."""

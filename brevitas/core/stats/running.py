@@ -97,14 +97,14 @@ class RunningEstimate(StatefulModule):
 
     @brevitas.jit.script_method
     def averaged(self, stat: Tensor) -> Tensor:
-        """The estimate after one more batch; the first batch replaces the start value."""
+        """The estimate after one more batch; the first batch replaces the start value, a NaN changes nothing."""
         new = at_least_float32(stat)
         old = at_least_float32(self.running_stats)
         if self.momentum is None:
             blended = old + (new - old) / (self.counter + 1)
         else:
             blended = (1.0 - self.momentum) * old + self.momentum * new
-        return torch.where(self.counter == 0, new, blended)
+        return torch.where(torch.isnan(new), old, torch.where(self.counter == 0, new, blended))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # 'initialised' and 'counter' are younger than the estimate itself.
@@ -177,6 +177,9 @@ class CollectThenLearn(RunningEstimate):
             return self.from_value()
         if not self.training:
             return self.from_estimate()
+        if x.numel() == 0:
+            # An empty batch has no statistic; it does not count.
+            return self.from_estimate() + 0.0 * self.value.view(self.shape)
         # A call that ends collection sets the flag, so a repetition that finds it unset repeats a collecting call.
         repeated = False if torch.jit.is_scripting() else is_recomputing()
         if bool(self.counter >= self.collect_stats_steps) and not repeated:
@@ -194,7 +197,7 @@ class CollectThenLearn(RunningEstimate):
 
         The statistic runs only while collecting.
         """
-        if not self.training:
+        if not self.training or x.numel() == 0:
             return torch.where(self.initialised, self.from_value(), self.from_estimate())
         collecting = torch.logical_and(torch.logical_not(self.initialised), self.counter < self.collect_stats_steps)
         dtype = at_least_float32(self.running_stats).dtype

@@ -129,7 +129,7 @@ class RuntimeStats(RunningEstimate):
     @brevitas.jit.script_method
     def forward(self, x: Tensor) -> Tensor:
         """Statistic to use, in real units."""
-        if not self.training:
+        if not self.training or x.numel() == 0:
             return self.running_stats.detach()
         if self.stats_permute_dims is not None:
             x = x.permute(self.stats_permute_dims)
