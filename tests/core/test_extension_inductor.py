@@ -37,4 +37,5 @@ def test_inductor_equals_eager(name):
     compiled = steps_of(case, compiled_from, torch.compile(compiled_from, fullgraph=True))
     for step, (a, b) in enumerate(zip(eager, compiled, strict=True)):
         for key in a:
-            torch.testing.assert_close(b[key], a[key], rtol=1e-6, atol=1e-6, msg=f"step {step}, {key}: {b[key]} {a[key]}")
+            message = f"step {step}, {key}: {b[key]} {a[key]}"
+            torch.testing.assert_close(b[key], a[key], rtol=1e-6, atol=1e-6, msg=message)

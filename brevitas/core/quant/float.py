@@ -45,11 +45,13 @@ __all__ = [
 
 
 def _floor_log2(v: Tensor) -> Tensor:
-    """Exponent of float32 or float64 numbers, read from their bits: that of frexp, less 1, and defined for infinity.
+    """Exponent of float32 or float64 numbers; below all normal ones for 0 and for what is subnormal in its own dtype.
 
-    Of numbers that are subnormal in their own dtype, any exponent below the normal ones. torch.compile has no frexp for
-    vectors of float64.
+    Read from the bits, because torch.compile has no frexp for vectors of float64. TorchScript has no view of bits; there
+    it is that of frexp, whose mantissa is in [1/2, 1), and smaller for numbers that are subnormal.
     """
+    if torch.jit.is_scripting():
+        return torch.frexp(v)[1].to(v.dtype) - 1.0
     if v.dtype == torch.float64:
         return ((v.view(torch.int64) >> 52) & 0x7FF).to(v.dtype) - 1023.0
     return ((v.view(torch.int32) >> 23) & 0xFF).to(v.dtype) - 127.0
