@@ -45,10 +45,10 @@ __all__ = [
 
 
 def _floor_log2(v: Tensor) -> Tensor:
-    """Exponent of float32 or float64 numbers; below all normal ones for 0 and for what is subnormal in its own dtype.
+    """Exponent of float32 or float64 numbers that are normal in their dtype; of others, one that the caller bounds.
 
-    Read from the bits, because torch.compile has no frexp for vectors of float64. TorchScript has no view of bits; there
-    it is that of frexp, whose mantissa is in [1/2, 1), and smaller for numbers that are subnormal.
+    Read from the bits, because torch.compile has no frexp for vectors of float64. TorchScript has no view of bits;
+    there it is that of frexp, whose mantissa is in [1/2, 1).
     """
     if torch.jit.is_scripting():
         return torch.frexp(v)[1].to(v.dtype) - 1.0
