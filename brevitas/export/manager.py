@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Mapping
@@ -178,17 +179,19 @@ class ONNXManager:
 
         Raises:
             ExportError: with every violation, one line each; nothing is written then.
+            OSError: ``export_path`` cannot be written; where its folder is missing, before anything is computed.
 
         Exports of several threads take turns. While one runs, other threads must not run forwards of torch modules:
         torch's exporter, which traces the copy, redirects every module call of the process.
         """
+        path = None if export_path is None else _writable(Path(export_path))
         target = get_target(cls._target_key(kwargs))
         graph, found, options = _examine(module, target, input_shape, input_t, kwargs)
         raise_violations(found)
         assert graph is not None
         proto = _lower(graph, target, options)
-        if export_path is not None:
-            write_atomically(Path(export_path), proto.SerializeToString())
+        if path is not None:
+            write_atomically(path, proto.SerializeToString())
         return proto
 
 
@@ -210,10 +213,23 @@ def _lower(graph: ir.Model, target: Target, options: ExportOptions) -> onnx.Mode
     return proto
 
 
+def _writable(path: Path) -> Path:
+    """``path``, where a file may be made there: what can be known before a long export."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "export_path is a folder; name the file in it", str(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "the folder of export_path does not exist", str(path))
+    return path
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file that is either whole or absent: a temporary file beside it, then a rename."""
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:
+        # Named as the caller named it, not as the temporary file.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

@@ -162,13 +162,14 @@ def read_inputs(target: str, input_shape: Any, input_t: Any) -> tuple[list[Any],
         if not isinstance(input_shape, (tuple, list)) or not all(
             isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in input_shape
         ):
+            tensor = isinstance(input_shape, (Tensor, QuantTensor))
             return [], [
                 Violation(
                     "E01",
                     target,
-                    f"input_shape={input_shape!r}",
+                    f"a {type(input_shape).__name__} as input_shape" if tensor else f"input_shape={input_shape!r}",
                     "a tuple of positive integers (input_t takes tensors)",
-                    "pass input_shape=(1, 3, 32, 32), for example",
+                    "pass input_t=" if tensor else "pass input_shape=(1, 3, 32, 32), for example",
                 )
             ]
         return [torch.zeros(tuple(input_shape))], []

@@ -30,6 +30,11 @@ def test_input_shape_is_a_tuple_of_positive_integers(shape):
     assert repr(shape) in line
 
 
+def test_a_tensor_in_the_place_of_the_shape_is_told_where_it_belongs():
+    (line,) = lines_of("E01", StdONNXManager.export, LINEAR, torch.zeros(100, 3))
+    assert "a Tensor as input_shape" in line and line.endswith("pass input_t=")
+
+
 @pytest.mark.parametrize("input_t", [3.0, "x", {"x": 1}, (torch.zeros(1), None)])
 def test_input_t_holds_tensors(input_t):
     (line,) = lines_of("E01", StdONNXManager.export, LINEAR, input_t=input_t)

@@ -12,6 +12,7 @@ from torch import nn
 
 from brevitas.errors import ExportError
 from brevitas.export import QONNXManager, StdONNXManager, export_qonnx, verify
+from brevitas.export.manager import write_atomically
 from brevitas.export.tracing.watch import redirected
 from brevitas.nn import QuantIdentity, QuantLinear
 from brevitas.quant_tensor import QuantTensor
@@ -121,9 +122,35 @@ def _umask():
 
 
 def test_a_folder_that_is_not_there_leaves_no_file(tmp_path):
-    with pytest.raises(OSError):
-        export_qonnx(nn.Sequential(QuantIdentity()), (1, 2), tmp_path / "absent" / "m.onnx")
+    path = tmp_path / "absent" / "m.onnx"
+    with pytest.raises(FileNotFoundError) as caught:
+        export_qonnx(nn.Sequential(QuantIdentity()), (1, 2), path)
+    assert caught.value.filename == str(path) and "folder" in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_path_that_cannot_be_a_file_is_known_before_anything_is_computed(tmp_path):
+    class Never(nn.Module):
+        def forward(self, x):
+            raise AssertionError
+
+    for path, error in ((tmp_path, IsADirectoryError), (tmp_path / "absent" / "m.onnx", FileNotFoundError)):
+        with pytest.raises(error, match=str(path)):
+            export_qonnx(Never(), (1, 2), path)
+    with pytest.raises(TypeError):
+        export_qonnx(Never(), (1, 2), 5)
+
+
+def test_a_file_that_cannot_be_made_is_named_as_the_caller_named_it(monkeypatch, tmp_path):
+    path = tmp_path / "m.onnx"
+
+    def refuse(file, *args):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr("brevitas.export.manager.os.open", refuse)
+    with pytest.raises(PermissionError) as caught:
+        write_atomically(path, b"x")
+    assert caught.value.filename == str(path)
 
 
 def test_nothing_is_written_without_a_path(tmp_path, monkeypatch):
