@@ -261,3 +261,12 @@ def test_a_report_as_json_and_html():
     assert read["rows"][1]["causes"] == {"rounding tie": 2} and read["rows"][1]["ties"] == 2
     page = report.to_html()
     assert page.count("<tr") == 5 and 'class="diverged"' in page and "&lt;1.0&gt;" in page and "<1.0>" not in page
+
+
+def test_what_is_no_artifact_and_no_input_is_named(tmp_path, model, protos):
+    path = tmp_path / "notes.onnx"
+    path.write_bytes(b"hello")
+    with pytest.raises(ExportError, match=r"notes.onnx is no ONNX file"):
+        verify(model, path, images(2))
+    with pytest.raises(TypeError, match="got ndarray"):
+        verify(model, protos["qdq"], np.zeros((2, 1, 12, 12)))

@@ -161,11 +161,16 @@ def _key(node: onnx.NodeProto) -> tuple[str, int] | None:
 def read_artifact(artifact: onnx.ModelProto | str | os.PathLike[str]) -> Artifact:
     """Read a model, or the file that holds it.
 
-    Raises ExportError where it carries none of the metadata that brevitas writes, and nothing can be compared.
+    Raises ExportError where it is no ONNX file, or carries none of the metadata that brevitas writes, so that nothing
+    can be compared.
     """
     import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    proto = onnx.load(Path(artifact)) if isinstance(artifact, (str, os.PathLike)) else artifact
+    try:
+        proto = onnx.load(Path(artifact)) if isinstance(artifact, (str, os.PathLike)) else artifact
+    except DecodeError as error:
+        raise ExportError(f"verify: {os.fspath(artifact)} is no ONNX file: {error}") from error
     if not isinstance(proto, onnx.ModelProto):
         raise TypeError(f"expected an onnx.ModelProto or a path, got {type(artifact).__name__}")
     constants = {i.name: i for i in proto.graph.initializer}

@@ -76,6 +76,9 @@ def verify(
     samples = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
     if len(samples) != len(read.inputs):
         raise ExportError(f"verify: the artifact has {len(read.inputs)} inputs, {len(samples)} were given")
+    for x in samples:
+        if not isinstance(x, (Tensor, QuantTensor)):
+            raise TypeError(f"verify: expected a Tensor, a tuple of Tensors, or a QuantTensor, got {type(x).__name__}")
     return VerifyReport(_Verification(model, read, runtime, mode).rows(samples, chunk), version_of(runtime), mode)
 
 
