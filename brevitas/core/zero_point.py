@@ -316,7 +316,7 @@ class ParameterFromStatsFromParameterZeroPoint(FollowThenLearn):
     @brevitas.jit.script_method
     def to_stored(self, stat: Tensor) -> Tensor:
         """Distance from the low end to 0."""
-        return -at_least_float32(stat)
+        return torch.nan_to_num(-at_least_float32(stat), nan=0.0)
 
     @brevitas.jit.script_method
     def learned(self, stored: Tensor) -> Tensor:
