@@ -40,7 +40,7 @@ def check_role(quantizer: type, site: Site) -> None:
         raise QuantConfigError(
             f"{site}={quantizer.__name__}: this is a quantizer of role '{declaration.obj}', and {site.argument} needs "
             "one of role "
-            f"'{site.role}'. Pass it as {argument}, or choose a {site.role} quantizer."
+            f"'{site.role}'. Pass it as {argument}, or choose a quantizer of role '{site.role}'."
         )
 
 
@@ -173,6 +173,10 @@ def check_contradictions(quantizer: type, site: Site) -> None:
     low, high = _plain(table, "min_val"), _plain(table, "max_val")
     if low is not None and high is not None and low >= high:
         raise refuse(f"min_val = {low} is not below max_val = {high}", "min_val", "max_val")
+    if low is None and high is not None and signed is False and high <= 0:
+        raise refuse(
+            f"max_val = {high} is not positive, and unsigned codes have no negative values", "max_val", "signed"
+        )
     if low is not None and signed is False and low < 0:
         raise refuse(f"min_val = {low} is negative, and unsigned codes have no negative values", "min_val", "signed")
     if "scaling_per_output_type" in explicit and "scaling_per_output_channel" in explicit:
@@ -233,7 +237,7 @@ def check_effect(quantizer: type, site: Site, resolution: Resolution) -> None:
         kind = _member(_plain(table, "quant_type"))
         if name == "bit_width" and kind in (QuantType.BINARY, QuantType.TERNARY):
             continue
-        if name in _SHAPE_HINTS and _plain(table, "scaling_per_output_channel") is False:
+        if name in _SHAPE_HINTS and _says_per_tensor(table):
             continue
         raise refusal(
             QuantConfigError,
@@ -242,6 +246,12 @@ def check_effect(quantizer: type, site: Site, resolution: Resolution) -> None:
             f"'{site.written(name)}' = {shown(declaration.obj)} has no effect because {_reason(name, table, read)}",
             declaration,
         )
+
+
+def _says_per_tensor(table: Mapping[str, Declaration]) -> bool:
+    """Whether the user, not the preset, wants one scale for the tensor; a shape for more is then no mistake."""
+    said = table.get("scaling_per_output_channel")
+    return said is not None and said.obj is False and (said.origin == "let" or not in_library(said.owner))
 
 
 def _reason(name: str, table: Mapping[str, Declaration], read: set[str]) -> str:

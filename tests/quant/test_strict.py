@@ -207,6 +207,12 @@ MISTAKES = {
         QuantConfigError,
         "'weight_signed' = True has no effect",
     ),
+    "shape of a scale per channel that nobody asked for": (
+        lambda: QuantReLU(per_channel_broadcastable_shape=(1, 4, 1, 1)),
+        QuantConfigError,
+        "'per_channel_broadcastable_shape' = (1, 4, 1, 1) has no effect because scaling_per_output_channel is False",
+        "only when scaling_per_output_channel is True",
+    ),
     # S3: illegal values
     "enum string": (
         lambda: linear(weight_quant=WrongEnum),
@@ -330,6 +336,11 @@ MISTAKES = {
         lambda: QuantReLU(act_quant=Uint8ActPerTensorFloatMaxInit, min_val=-1.0, max_val=1.0),
         QuantConfigError,
         "min_val = -1.0 is negative",
+    ),
+    "unsigned codes up to a negative number": (
+        lambda: QuantReLU(scaling_impl_type="const", max_val=-1.0),
+        QuantConfigError,
+        "max_val = -1.0 is not positive",
     ),
     "width without scale": (
         lambda: linear(bias_quant=OnlyWidthFromInput),
@@ -506,6 +517,14 @@ class Helpful(Int8WeightPerTensorFloat):
         return width_of_first_layer
 
 
+class PerTensor(ExtendedInjector):
+    scaling_per_output_channel = False
+
+
+class PerTensorAct(PerTensor, Uint8ActPerTensorFloat):
+    pass
+
+
 ACCEPTED = {
     "binary over an 8-bit preset": lambda: linear(weight_quant_type="binary"),
     "mixin of a weight": lambda: linear(weight_quant=MixedWeight),
@@ -520,6 +539,10 @@ ACCEPTED = {
     "shape hint of a per-tensor scale": lambda: QuantReLU(
         scaling_per_output_channel=False, per_channel_broadcastable_shape=(1, 4, 1, 1)
     ),
+    "shape hint and an alias": lambda: QuantReLU(
+        scaling_per_channel=False, per_channel_broadcastable_shape=(1, 4, 1, 1)
+    ),
+    "shape hint and a mixin": lambda: QuantReLU(PerTensorAct, per_channel_broadcastable_shape=(1, 4, 1, 1)),
     "enum of any case": lambda: linear(
         weight_quant=Int8WeightPerTensorFixedPoint, weight_restrict_value_float_to_int_impl_type="Floor"
     ),
