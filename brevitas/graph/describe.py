@@ -37,6 +37,8 @@ def spec_of(model: nn.Module) -> dict[str, Any]:
     Raises:
         QuantConfigError: a layer whose class has no converter, or a quantizer that cannot be data; the layer is named.
     """
+    if not isinstance(model, nn.Module):
+        raise QuantConfigError(f"spec_of: expected a torch.nn.Module, got {model!r}")
     rules: list[dict[str, Any]] = []
     owners: dict[nn.Module, str] = {}
     done: list[str] = []

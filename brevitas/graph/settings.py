@@ -166,7 +166,7 @@ def _refuse_unconvertible(settings: LayerSettings) -> None:
     if layer.converter is None:
         raise SpecError(
             f"{rule.location}: {rule}: there is no quantized form of {layer}; exclude it, keep it by a rule "
-            f"{{match: {layer.name}, keep: float}}, or add one with brevitas.graph.register_converter"
+            f"{{match: {layer.name!r}, keep: float}}, or add one with brevitas.graph.register_converter"
         )
     method = layer.overrides
     if method is not None:
@@ -174,7 +174,7 @@ def _refuse_unconvertible(settings: LayerSettings) -> None:
             f"{rule.location}: {rule}: {layer} overrides '{method}' of {layer.converter.float.__name__}, so a "
             f"{layer.converter.quantized.__name__} would compute something else; add a quantized form of "
             f"{type(layer.module).__name__} with brevitas.graph.register_converter, or keep it by a rule "
-            f"{{match: {layer.name}, keep: float}}"
+            f"{{match: {layer.name!r}, keep: float}}"
         )
 
 
@@ -214,7 +214,7 @@ def _apply_overrides(settings: Iterable[LayerSettings], overrides: Mapping[str, 
             candidates = [
                 f"{r}_{d.name}" for r, kind in ROLES.items() for d in DIRECTIVES.values() if kind in d.role_names
             ]
-            near = did_you_mean(option, candidates)
+            near = did_you_mean(option, ["example_inputs", "inplace", *candidates])
             hint = near if near.startswith("; did") else ""
             raise UnknownOptionError(
                 f"{caller}: option '{option}' of apply_spec starts with none of "

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from brevitas.errors import QuantConfigError, SpecError, UnknownOptionError
-from brevitas.graph import apply_spec, register_converter
+from brevitas.graph import apply_spec, register_converter, spec_of
 from brevitas.nn import QuantLinear
 
 
@@ -158,7 +158,7 @@ MISTAKES = [
         HEAD + f"  - {{type: LSTM, {W}}}",
         3,
         5,
-        "form of LSTM 'lstm'; exclude it, keep it by a rule {match: lstm, keep: float}",
+        "form of LSTM 'lstm'; exclude it, keep it by a rule {match: 'lstm', keep: float}",
     ),
     (HEAD + f"  - {{match: bn, {W}}}", 3, 5, "there is no quantized form of BatchNorm2d 'bn'"),
     (
@@ -266,6 +266,7 @@ def test_a_mistake_in_python_names_the_line_and_the_key():
             UnknownOptionError,
             "'wieght_bit_width' of apply_spec starts with none of weight_, .*'weight_bit_width'",
         ),
+        ({"inplce": True}, UnknownOptionError, "'inplce' of apply_spec .*did you mean 'inplace'"),
         ({"bit_width": 3}, UnknownOptionError, "'bit_width' of apply_spec starts with none of"),
         ({"weight": 3}, UnknownOptionError, "'weight' of apply_spec starts with none of"),
         (
@@ -285,6 +286,8 @@ def test_keywords(keywords, kind, message):
 def test_only_models():
     with pytest.raises(QuantConfigError, match="expected a torch.nn.Module, got 3"):
         apply_spec(3, "preset: int8")
+    with pytest.raises(QuantConfigError, match="spec_of: expected a torch.nn.Module, got 3"):
+        spec_of(3)
 
 
 def test_what_a_swap_would_lose_is_refused():

@@ -81,7 +81,7 @@ def test_a_subclass_that_computes_otherwise_is_never_passed_over():
     rule = {"type": "Linear", "weight": "Int8WeightPerTensorFloat"}
     with pytest.raises(SpecError, match="Doubled '1' overrides 'forward' of Linear") as error:
         apply_spec(model, {"rules": [rule]})
-    assert "register_converter" in str(error.value) and "{match: 1, keep: float}" in str(error.value)
+    assert "register_converter" in str(error.value) and "{match: '1', keep: float}" in str(error.value)
     kept = apply_spec(model, {"rules": [rule, {"type": "Doubled", "keep": "float"}]})
     assert kept[1].__class__ is Doubled and type(kept[0]) is QuantLinear
     patched = nn.Sequential(nn.Linear(4, 4))
