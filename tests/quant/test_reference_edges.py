@@ -110,6 +110,7 @@ def test_special_inputs(name, kind):
     assert_sound(name, SPECIAL[kind])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=12)
 @given(data=st.data())
