@@ -106,11 +106,11 @@ def test_activation_of_a_declared_range(name, bits):
         return q * s, s, torch.zeros(()).double(), q
 
     start = stored(initial, preset.restriction)
-    batch = away_from_jumps(lambda x: [numbers(x, start - shift) for shift in (0.0, 0.4)], (4, 9))
+    batch = away_from_jumps(lambda x: [numbers(x, start - shift) for shift in (0.0, 0.4, 3.0)], (4, 9))
     for dtype in DTYPES:
         layer = QuantIdentity(registry.preset(name), bit_width=bits, return_quant_tensor=True, **options).to(dtype)
         assert [p.numel() for p in layer.parameters()] == [1] * learns
-        for shift in (0.0, 0.4) if learns else (0.0,):
+        for shift in (0.0, 0.4, 3.0) if learns else (0.0,):
             leaf = (start - shift).requires_grad_()
             for training in (True, False):
                 layer.train(training)
