@@ -67,6 +67,7 @@ class _ParameterQuantProxy(QuantProxyFromInjector):
     def _resolve(self) -> None:
         super()._resolve()
         self._trackers = self._find_trackers()
+        self._followed = self._tracked_parameters()
 
     def _find_trackers(self) -> list[Any]:
         if self.tensor_quant is None:
@@ -90,10 +91,14 @@ class _ParameterQuantProxy(QuantProxyFromInjector):
 
     def _follow_replaced_parameters(self) -> None:
         """A layer's parameter may have been replaced by a new object; shared statistics must see the new one."""
-        if len(self.tracked_module_list) > 1 and self._trackers:
-            current = self._tracked_parameters()
-            for tracker in self._trackers:
-                tracker.set_tracked_parameters(current)
+        if len(self.tracked_module_list) < 2 or not self._trackers:
+            return
+        current = self._tracked_parameters()
+        if len(current) == len(self._followed) and all(a is b for a, b in zip(current, self._followed, strict=True)):
+            return
+        self._followed = current
+        for tracker in self._trackers:
+            tracker.set_tracked_parameters(current)
 
 
 class WeightQuantProxyFromInjector(_ParameterQuantProxy):

@@ -270,6 +270,15 @@ def test_exports_in_eval(strict):
     torch.testing.assert_close(program.module()(digits(3)), model(digits(3)))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_shared_quantizer_exports(strict):
+    first = QuantLinear(4, 4)
+    model = nn.Sequential(first, QuantLinear(4, 4, weight_quant=first.weight_quant)).eval()
+    x = torch.randn(2, 4)
+    assert torch.equal(torch.export.export(model, (x,), strict=strict).module()(x), model(x))
+
+
 def test_jit_trace():
     model = train(LeNet(), 3).eval()
     traced = torch.jit.trace(model, (digits(),))
