@@ -21,7 +21,7 @@ from brevitas.core._checks import check_module, check_number
 from brevitas.core.function_wrapper import CeilSte, Identity, InplaceLogTwo, InplaceNoOp, LogTwo, PowerOfTwo, RoundSte
 from brevitas.core.utils import at_least_float32, cast_back, largest_threshold
 from brevitas.errors import QuantConfigError
-from brevitas.function.ops_ste import abs_binary_sign_grad, scalar_clamp_min_ste, scalar_clamp_ste
+from brevitas.function.ops_ste import abs_binary_sign_grad, known_clamp_ste, scalar_clamp_min_ste
 from brevitas.inject.enum import FloatToIntImplType, RestrictValueType
 
 __all__ = [
@@ -164,7 +164,7 @@ class RestrictedThreshold(brevitas.jit.ScriptModule):
         That of inputs with a NaN, which is NaN, becomes the bound: the values are NaN, the threshold is a number.
         """
         limit = largest_threshold(stat.dtype, self.is_power_of_two)
-        return scalar_clamp_ste(torch.nan_to_num(at_least_float32(stat), nan=self.min_val), self.min_val, limit)
+        return known_clamp_ste(at_least_float32(stat), self.min_val, limit)
 
     @brevitas.jit.script_method
     def to_stored(self, linear: Tensor) -> Tensor:

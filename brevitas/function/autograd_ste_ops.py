@@ -109,6 +109,19 @@ class ScalarClampSteFn(_SteFn):
         return torch.clamp(x, min_val, max_val)
 
 
+def known_clamp(x: Tensor, min_val: float, max_val: float) -> Tensor:
+    """Clamp between two numbers; NaN becomes the lower one."""
+    return torch.nan_to_num(x, nan=min_val).clamp_(min_val, max_val)
+
+
+class KnownClampSteFn(_SteFn):
+    """Clamp between two numbers; NaN becomes the lower one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, min_val: float, max_val: float) -> Tensor:
+        return known_clamp(x, min_val, max_val)
+
+
 class ScalarClampMinSteFn(_SteFn):
     """Clamp from below by a number."""
 

@@ -47,6 +47,9 @@ _abs_binary_sign_grad = register("abs_binary_sign_grad(Tensor x) -> Tensor", fns
 _scalar_clamp_ste = register(
     "scalar_clamp_ste(Tensor x, float min_val, float max_val) -> Tensor", fns.ScalarClampSteFn, torch.clamp
 )
+_known_clamp_ste = register(
+    "known_clamp_ste(Tensor x, float min_val, float max_val) -> Tensor", fns.KnownClampSteFn, fns.known_clamp
+)
 _scalar_clamp_min_ste = register(
     "scalar_clamp_min_ste(Tensor x, float min_val) -> Tensor", fns.ScalarClampMinSteFn, torch.clamp_min
 )
@@ -107,6 +110,13 @@ def scalar_clamp_ste(x: Tensor, min_val: float, max_val: float) -> Tensor:
     if torch.jit.is_scripting():
         return torch.ops.brevitas.scalar_clamp_ste(x, min_val, max_val)
     return _scalar_clamp_ste(x, min_val, max_val)
+
+
+def known_clamp_ste(x: Tensor, min_val: float, max_val: float) -> Tensor:
+    """Clamp between two numbers; NaN becomes the lower one."""
+    if torch.jit.is_scripting():
+        return torch.ops.brevitas.known_clamp_ste(x, min_val, max_val)
+    return _known_clamp_ste(x, min_val, max_val)
 
 
 def scalar_clamp_min_ste(x: Tensor, min_val: float) -> Tensor:
