@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from brevitas.core.quant.weight_norm import AccumulatorAwareIntQuant
-from brevitas.errors import QuantMetadataError
+from brevitas.errors import QuantConfigError, QuantMetadataError
 from brevitas.proxy.quant_proxy import QuantProxyFromInjector, eval_mode
 from brevitas.quant_tensor import QuantTensor
 
@@ -160,6 +160,11 @@ class WeightQuantProxyFromInjector(_ParameterQuantProxy):
             return self.tensor_quant(x, *(self._input if self.requires_quant_input and self._input else ()))
 
 
+def _torch_layer(module: nn.Module) -> type:
+    """The layer of ``torch.nn`` that a layer is a kind of."""
+    return next(base for base in type(module).__mro__ if base.__module__.startswith("torch.nn."))
+
+
 class BiasQuantProxyFromInjector(_ParameterQuantProxy):
     """Quantizes the bias of a layer, on the accumulator's grid or on a grid of its own.
 
@@ -180,6 +185,15 @@ class BiasQuantProxyFromInjector(_ParameterQuantProxy):
         self.requires_input_scale = enabled and bool(values.get("requires_input_scale"))
         self.requires_input_bit_width = enabled and bool(values.get("requires_input_bit_width"))
         self._accumulator: tuple[Tensor, Tensor | None] | None = None
+
+    def _track(self, module: nn.Module | None) -> bool:
+        first = self.tracked_module_list[0]
+        if module is not None and _torch_layer(module) is not _torch_layer(first):
+            raise QuantConfigError(
+                f"{self.site}: {type(first).__name__} and {type(module).__name__} cannot share a bias quantizer: they "
+                "are layers of different types; pass the class to each"
+            )
+        return super()._track(module)
 
     def forward(
         self, x: Tensor, input_scale: Tensor | None = None, input_bit_width: Tensor | None = None

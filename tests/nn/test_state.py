@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from brevitas import config
+from brevitas.errors import QuantConfigError
 from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear, QuantReLU
 from brevitas.quant import (
     Int8ActPerTensorFixedPoint,
@@ -158,6 +159,24 @@ def test_shared_per_channel_quantizer_covers_each_channel_of_all_layers():
         b.weight.copy_(torch.tensor([[5.0] * 3, [1.0] * 3]))
     torch.testing.assert_close(a.quant_weight_scale(), torch.tensor([[5.0], [2.0]]) / 127)
     assert torch.equal(a.quant_weight_scale(), b.quant_weight_scale())
+
+
+def test_layers_that_cannot_share_a_quantizer_are_refused_and_left_as_they_were():
+    a = QuantLinear(4, 3, weight_scaling_per_output_channel=True, bias_quant=Int32Bias)
+    before, scale = a.weight_quant.tracked_module_list, a.quant_weight_scale()
+    with pytest.raises(QuantConfigError, match=r"QuantLinear in dim 0 of 2 and QuantConv2d in dim 0 of 4.*per-channel"):
+        QuantConv2d(4, 3, 1, weight_quant=a.weight_quant)
+    with pytest.raises(QuantConfigError, match="2 and 3 output channels"):
+        QuantLinear(4, 2, weight_quant=a.weight_quant)
+    assert a.weight_quant.tracked_module_list == before and torch.equal(a.quant_weight_scale(), scale)
+    with pytest.raises(QuantConfigError, match="QuantLinear and QuantConv2d cannot share a bias quantizer"):
+        QuantConv2d(4, 3, 1, bias_quant=a.bias_quant)
+    assert a.bias_quant.tracked_module_list == [a]
+
+    class Mine(QuantLinear):
+        pass
+
+    assert Mine(2, 3, bias_quant=a.bias_quant).bias_quant is a.bias_quant
 
 
 def test_a_replaced_weight_is_seen():

@@ -45,6 +45,17 @@ LEARNED_ROUND = Choices(
 )
 
 
+def _check_channels_alike(module: Any) -> None:
+    """One scale of one shape fits the weights of all layers that share it, or broadcasts over the wrong dims."""
+    sorts = {(layer.weight.ndim, layer.output_channel_dim): type(layer).__name__ for layer in layers_of(module)}
+    if len(sorts) > 1:
+        found = " and ".join(f"{name} in dim {dim} of {ndim}" for (ndim, dim), name in sorted(sorts.items()))
+        raise QuantConfigError(
+            f"layers that keep their output channels in different dims of the weight ({found}) cannot share a "
+            "per-channel scale; set scaling_per_output_channel=False, or give each its own quantizer"
+        )
+
+
 class WeightQuantSolver(ParameterQuantSolver):
     """Turns the directives of a weight quantizer into core modules.
 
@@ -116,6 +127,7 @@ class WeightQuantSolver(ParameterQuantSolver):
     @value
     def channel_scaling_shape(module: Any) -> Any:
         layer = layers_of(module)[0]
+        _check_channels_alike(module)
         shape = [1] * layer.weight.ndim
         shape[layer.output_channel_dim] = common_channels(module)
         return tuple(shape)
