@@ -180,6 +180,7 @@ def test_integer_kernels_of_onnxruntime_and_the_reference_give_the_model_s_integ
         assert fused.equal >= 0.98 * fused.total and all(row.most_steps <= 1 for row in fused.rows)
 
 
+@pytest.mark.slow
 def test_end_to_end_outputs_are_equal_where_no_tie_falls_differently():
     model = lenet("W4A4")
     for manager in MANAGERS.values():

@@ -156,6 +156,7 @@ def test_gradient_checkpointing_counts_a_batch_once(name, use_reentrant):
     assert_same(steps_of(case, module), steps_of(case, repeated_from, repeated))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_a_compiled_quantizer_pays_for_its_statistic_only_while_it_collects(backend):
     case = CASES["RescalingIntQuant/act"]

@@ -42,7 +42,8 @@ def build(kind, w, bits=8, accumulator=32, shape=None, step=None, **kwargs):
 
 def codes(y, scale):
     code = y.detach().double() / scale.detach().double()
-    assert bool((code - code.round()).abs().max() < 1e-3)
+    # Scale and product are rounded once each, to 2^-24 relative: more than a thousandth of a code from 2^13 on.
+    assert bool(((code - code.round()).abs() <= 1e-3 + code.abs() * 2.0**-23).all())
     return code.round()
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# Each test is a fresh interpreter.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "custom-parts.md"
 

@@ -155,6 +155,7 @@ def test_computed_settings_have_no_value_of_one_layer(generator):
 # Verdicts
 
 
+@pytest.mark.slow
 def test_verdicts_are_those_of_single_layers(generator):
     exports = generator("ref_exports")
     layers = {
@@ -169,6 +170,7 @@ def test_verdicts_are_those_of_single_layers(generator):
     assert told(found["floor"]) == "qonnx; not qdq (E27: rounding FLOOR)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["layers.bad.act_quant", ""], ids=["named", "found by halves"])
 def test_a_layer_that_cannot_be_captured_is_refused_by_all_and_spares_the_others(generator, monkeypatch, place):
     exports = generator("ref_exports")

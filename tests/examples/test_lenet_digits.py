@@ -128,6 +128,7 @@ def test_missing_package_is_one_line_before_any_work(tmp_path, package):
     assert result.stdout == "" and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_missing_digits_are_one_line(tmp_path):
     hook = tmp_path / "hook"
     hook.mkdir()
@@ -137,6 +138,7 @@ def test_missing_digits_are_one_line(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_output_folder_below_a_file_is_one_line_before_training(tmp_path):
     (tmp_path / "file").write_text("")
     result = demo("--out", tmp_path / "file" / "out", cwd=tmp_path)
@@ -153,6 +155,7 @@ def test_read_only_output_folder_is_one_line_before_training(tmp_path):
     assert "Training" not in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [
@@ -190,6 +193,7 @@ def test_interruption_while_importing_is_one_line(tmp_path):
     assert process.returncode == 1 and stderr.strip() == "interrupted: nothing was written"
 
 
+@pytest.mark.slow
 def test_earlier_results_survive_an_interruption(tmp_path):
     out = tmp_path / "demo_out"
     out.mkdir()

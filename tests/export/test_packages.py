@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Each test is a fresh interpreter.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 BLOCK = """
