@@ -19,6 +19,7 @@ from brevitas.quant import (
     Int32Bias,
     ShiftedUint8ActPerTensorFloat,
 )
+from brevitas.quant_tensor import QuantTensor
 from brevitas.utils.python_utils import patch
 
 
@@ -267,6 +268,40 @@ def test_compiles_as_a_whole_and_trains_like_eager(backend):
     torch.testing.assert_close(compiled(digits(7)), twin(digits(7)), rtol=1e-3, atol=1e-3)
 
 
+class TwoCallSites(nn.Module):
+    """The idiom of equal scales: one activation quantizer at two places, and one weight quantizer in two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared = QuantIdentity(return_quant_tensor=True, collect_stats_steps=3)
+        self.a = QuantLinear(4, 4, weight_scaling_impl_type="parameter_from_stats")
+        self.b = QuantLinear(4, 4, weight_quant=self.a.weight_quant)
+
+    def forward(self, x):
+        y = self.shared(self.a(x)) + self.shared(self.b(2 * x))
+        assert isinstance(y, QuantTensor)
+        return y.value
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_shared_quantizers_train_compiled_like_eager(backend):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = TwoCallSites()
+    twin = copy.deepcopy(model)
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    for step in range(5):
+        x = torch.randn(5, 4) * (step + 1)
+        model.train(step > 0), twin.train(step > 0)  # an eval forward with a gradient comes first
+        for run, owner in ((compiled, model), (twin, twin)):
+            owner.zero_grad()
+            run(x).square().sum().backward()
+            torch.optim.SGD(owner.parameters(), lr=1e-3).step()
+        for (key, mine), theirs in zip(model.state_dict().items(), twin.state_dict().values(), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5, msg=f"{key} in step {step}")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 def test_the_quant_tensor_of_a_weight_layer_leaves_compiled_code(training):
     torch._dynamo.reset()

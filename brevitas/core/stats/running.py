@@ -209,7 +209,9 @@ class CollectThenLearn(RunningEstimate):
             mirrored = self.to_stored(self.running_stats).view(self.value.shape).to(self.value.dtype)
             self.value.copy_(torch.where(self.initialised, self.value, mirrored))
             self.initialised.copy_(torch.logical_not(collecting))
-        return torch.where(collecting, self.from_statistic(stat).to(self.value.dtype), self.from_value())
+        # Of a copy, since a later call in the same graph writes to ``value``, and autograd would find it changed.
+        learned = self.learned(self.value.clone().view(self.shape))
+        return torch.where(collecting, self.from_statistic(stat).to(self.value.dtype), learned)
 
     def finish_collecting(self) -> None:
         """End collection now; without effect while nothing was collected, or when it has ended."""
@@ -308,15 +310,22 @@ class FollowThenLearn(StatefulModule):
 
     @torch.jit.unused
     def _quantity_without_branches(self, x: Tensor) -> Tensor:
-        """As :meth:`quantity`, with the phase selected inside the graph; no statistic once the value is learned."""
+        """As :meth:`quantity`, with the phase selected inside the graph.
+
+        Of one parameter, the statistic runs only until the value is learned.
+        """
         following = torch.logical_not(self.initialised)
-        stored = _statistic_or_ones(following, self.stored_statistic, x, self.shape, self.value.dtype)
+        if self.parameter_list_stats.has_several:
+            # Always computed: ``x`` is one of the tracked parameters, and torch.cond takes no two names of one tensor.
+            stored = self.stored_statistic(x).to(self.value.dtype)
+        else:
+            stored = _statistic_or_ones(following, self.stored_statistic, x, self.shape, self.value.dtype)
         if not self.training:
             return torch.where(self.initialised, self.from_value(), self.learned(stored))
         with torch.no_grad():
             self.value.copy_(torch.where(self.initialised, self.value, stored.detach().view(self.value.shape)))
             self.initialised.fill_(True)
-        return self.from_value()
+        return self.learned(self.value.clone().view(self.shape))  # of a copy, as above
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if prefix + "value" in state_dict or prefix + "learned_value" in state_dict:
