@@ -90,8 +90,11 @@ def quantizers(chosen: Recipe, **overrides: Any) -> dict[str, type]:
     for option, value in overrides.items():
         role, separator, directive = option.partition("_")
         if role not in changes or not separator:
-            prefixes = [f"{known}_" for known in ROLES]
-            near = suggest(option, [f"{prefix}{directive or 'bit_width'}" for prefix in prefixes])
+            prefixes = [f"{each}_" for each in ROLES]
+            classes = [from_spec(quantizer) for quantizer in chosen.quantizers.values()]
+            # The prefix may be misspelt, or missing.
+            known = [name for name in (directive, option) if any(name in quantizer for quantizer in classes)]
+            near = suggest(option, [f"{prefix}{name}" for prefix in prefixes for name in known])
             hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
             raise UnknownOptionError(
                 f"quant_zoo model '{chosen.name}': option '{option}' starts with none of {', '.join(prefixes)}{hint}"

@@ -69,7 +69,7 @@ def shown(obj: object) -> str:
         return obj.__name__
     if isinstance(obj, Enum):
         return obj.name
-    text = str(obj) if not isinstance(obj, str) else repr(obj)
+    text = repr(obj)
     return text if len(text) < 80 else text[:77] + "..."
 
 

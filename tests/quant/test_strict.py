@@ -3,6 +3,7 @@
 import inspect
 import re
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -237,6 +238,12 @@ MISTAKES = {
         "an int from 1 to 32",
     ),
     "fractional bits": (lambda: linear(weight_bit_width=4.0), QuantConfigError, "'weight_bit_width' = 4.0"),
+    "a number that is no int": (
+        lambda: linear(weight_bit_width=np.int64(4)),
+        QuantConfigError,
+        "'weight_bit_width' = np.int64(4)",
+        "an int from 1 to 32",
+    ),
     "bits as text": (lambda: linear(weight_bit_width="4"), QuantConfigError, "'weight_bit_width' = '4'"),
     "33 bits": (lambda: linear(weight_bit_width=33), QuantConfigError, "'weight_bit_width' = 33"),
     "one signed bit": (

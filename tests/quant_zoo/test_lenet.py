@@ -82,6 +82,11 @@ def test_misspelt_override_names_the_right_one():
         quant_zoo.load("lenet", wieght_bit_width=4)
 
 
+def test_an_override_without_a_role_names_the_options_that_exist():
+    with pytest.raises(UnknownOptionError, match="did you mean 'act_bit_width' or 'bias_bit_width'"):
+        quant_zoo.load("lenet", bit_width=4)
+
+
 def test_misspelt_directive_names_the_right_one():
     with pytest.raises(UnknownOptionError, match="bit_widht.*bit_width"):
         quant_zoo.load("lenet", weight_bit_widht=4)
