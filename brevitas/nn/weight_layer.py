@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from brevitas.core.utils import at_least_float32
 from brevitas.nn.attach import Slot, attach_quantizers
 from brevitas.nn.introspection import (
     InputGetters,
@@ -212,8 +213,8 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
         return f"set output_quant= on {self._here()}", "set return_quant_tensor=False here"
 
     def _accumulator_scale(self, x: QuantTensor, weight: QuantTensor) -> Tensor:
-        """s_in * s_w: one element, or one an output channel."""
-        input_scale, weight_scale = x.scale, weight.scale
+        """s_in * s_w: one element, or one an output channel; in float32 where float16 would lose it."""
+        input_scale, weight_scale = at_least_float32(x.scale), at_least_float32(weight.scale)
         if input_scale.numel() == 1 and weight_scale.numel() == 1:
             return input_scale.reshape(()) * weight_scale.reshape(())
         input_scale, weight_scale = input_scale.reshape(-1), weight_scale.reshape(-1)

@@ -17,6 +17,7 @@ from brevitas.quant import (
     Int8ActPerTensorFixedPoint,
     Int8WeightPerTensorFloat,
     Int32Bias,
+    IntBias,
     ShiftedUint8ActPerTensorFloat,
 )
 from brevitas.quant_tensor import QuantTensor
@@ -209,6 +210,20 @@ def test_other_dtypes(dtype):
     y = model(digits().to(dtype))
     assert y.dtype == dtype and y.isfinite().all()
     model.load_state_dict(model.state_dict())
+
+
+@pytest.mark.parametrize("bias_quant", [Int32Bias, IntBias])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_scale_of_an_accumulator_does_not_vanish_in_half_precision(dtype, bias_quant):
+    model = nn.Sequential(QuantIdentity(return_quant_tensor=True), QuantLinear(4, 2, bias_quant=bias_quant)).to(dtype)
+    with torch.no_grad():
+        model[1].weight.zero_()
+    y = model(torch.randn(3, 4, dtype=dtype))
+    y.float().sum().backward()
+    assert y.dtype == dtype and y.isfinite().all() and model[1].weight.grad.isfinite().all()
+    model.eval()(torch.randn(3, 4, dtype=dtype))
+    expected = model[0].quant_act_scale().float() * model[1].quant_weight_scale().float()
+    assert torch.equal(model[1].quant_bias_scale(), expected) and expected > 0
 
 
 def test_dtype_and_device_of_construction():
