@@ -27,7 +27,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-PACKAGES = ("torch", "brevitas", "quant_zoo", "rich", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "qonnx")
+PACKAGES = (
+    *("torch", "numpy", "yaml", "dependencies", "brevitas", "quant_zoo"),
+    *("rich", "jinja2", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "qonnx"),
+)
 REMEDY = "run `make demo`, or: pip install -c constraints.txt -e '.[demo]'"
 INTERRUPTED = "interrupted: nothing was written"
 

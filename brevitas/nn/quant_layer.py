@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from brevitas.errors import QuantMetadataError
+from brevitas.errors import QuantConfigError, QuantMetadataError
 from brevitas.quant_tensor import QuantTensor, dropped_by
 from brevitas.utils.module_path import describe_module, find_module, qualified_name
 
@@ -28,6 +28,11 @@ class QuantLayerMixin:
     _last_output: Any = None
 
     def _init_layer(self, return_quant_tensor: bool) -> None:
+        if not isinstance(return_quant_tensor, bool):
+            raise QuantConfigError(
+                f"{type(self).__name__}: return_quant_tensor = {return_quant_tensor!r} is not legal: expected True or "
+                "False"
+            )
         self.return_quant_tensor = return_quant_tensor
         self.cache_inference_quant_inp = False
         self.cache_inference_quant_out = False

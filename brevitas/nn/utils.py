@@ -70,6 +70,8 @@ def merge_bn(layer: Any, bn: Any, output_channel_dim: int = 0) -> None:
     Raises:
         QuantConfigError: ``bn`` has no running statistics, or another number of channels; nothing is changed then.
     """
+    if not isinstance(bn, nn.modules.batchnorm._BatchNorm):
+        raise QuantConfigError(f"merge_bn: expected a batch norm to merge, got {type(bn).__name__}")
     if bn.running_mean is None or bn.running_var is None:
         raise QuantConfigError(
             f"{type(bn).__name__} has no running statistics (track_running_stats=False), so in eval mode it is no "

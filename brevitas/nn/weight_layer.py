@@ -39,9 +39,6 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
     is_bias_quant_enabled = enabled_property("bias")
     is_quant_bias_signed = signed_property("bias")
     is_quant_bias_narrow_range = narrow_property("bias")
-    quant_bias_scale = quantity_getter("bias", "scale")
-    quant_bias_zero_point = quantity_getter("bias", "zero_point")
-    quant_bias_bit_width = quantity_getter("bias", "bit_width")
     is_output_quant_enabled = enabled_property("output")
     is_quant_output_signed = signed_property("output")
     is_quant_output_narrow_range = narrow_property("output")
@@ -69,6 +66,7 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
     ) -> None:
         self._init_layer(return_quant_tensor)
         self.cache_inference_quant_bias = False
+        self._accumulator: tuple[Tensor, Tensor | None] | None = None
         around = {"act_impl": None, "passthrough_act": True}
         slots = [
             Slot("weight_quant", "weight", weight_quant, "weight_"),
@@ -155,6 +153,8 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
         self._check_input_scale(x)
         scale = self._accumulator_scale(x, weight)
         width = self._accumulator_bit_width(x, weight, None) if self.bias_quant.requires_input_bit_width else None
+        if not self.training and not torch.compiler.is_compiling():  # type: ignore[attr-defined]
+            self._accumulator = (scale.detach(), None if width is None else width.detach())
         return self.bias_quant(bias, scale, width)
 
     def _check_input_scale(self, x: QuantTensor) -> None:
@@ -271,7 +271,25 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
         """
         if self.bias is None or not self.is_bias_quant_enabled:
             return None
-        return self.bias_quant.evaluate(self.bias)
+        return self.bias_quant.evaluate(self.bias, *(self._accumulator or ()))
+
+    def _bias_quantity(self, quantity: str) -> Tensor | None:
+        # The quantizer may be shared: which accumulator it works for, only the layer knows.
+        unknown = self.is_bias_quant_enabled and self.bias_quant.requires_input_scale and self._accumulator is None
+        quant_bias = None if unknown else self.quant_bias()
+        return getattr(quant_bias, quantity) if isinstance(quant_bias, QuantTensor) else None
+
+    def quant_bias_scale(self) -> Tensor | None:
+        """Scale of the bias; where it is the accumulator's, that of the last eval forward, ``None`` before any."""
+        return self._bias_quantity("scale")
+
+    def quant_bias_zero_point(self) -> Tensor | None:
+        """Zero point of the bias; ``None`` as for the scale."""
+        return self._bias_quantity("zero_point")
+
+    def quant_bias_bit_width(self) -> Tensor | None:
+        """Bit width of the bias; ``None`` as for the scale."""
+        return self._bias_quantity("bit_width")
 
     def int_bias(self, float_datatype: bool = False) -> Tensor | None:
         """Integer codes of the bias, as ``int_weight``; ``None`` without a bias or without ``bias_quant``."""

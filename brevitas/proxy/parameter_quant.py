@@ -227,16 +227,31 @@ class BiasQuantProxyFromInjector(_ParameterQuantProxy):
             raise QuantMetadataError(f"{self.quant_injector.__name__} needs the {what}, and none was given")
         return given
 
-    def _evaluate_on(self, x: Tensor) -> Any:
+    def evaluate(
+        self, x: Tensor, input_scale: Tensor | None = None, input_bit_width: Tensor | None = None
+    ) -> Tensor | QuantTensor:
+        """``x`` quantized as in eval mode, with gradients; nothing is counted or changed. ``x`` itself if off.
+
+        Args:
+            x: bias.
+            input_scale, input_bit_width: of the accumulator; those of the last eval forward if not given.
+        """
+        if self.tensor_quant is None:
+            return x
+        given = None if input_scale is None else (input_scale, input_bit_width)
+        return self._result(self._evaluate_on(x, given), False)
+
+    def _evaluate_on(self, x: Tensor, accumulator: tuple[Tensor, Tensor | None] | None = None) -> Any:
         assert self.tensor_quant is not None
         arguments: tuple[Tensor, ...] = ()
         if self.requires_input_scale:
-            if self._accumulator is None:
+            accumulator = accumulator or self._accumulator
+            if accumulator is None:
                 raise QuantMetadataError(
                     f"{self.site}: {self.quant_injector.__name__} takes its scale from the input, and no input has "
                     "been seen; run one forward in eval mode first"
                 )
-            arguments = tuple(a for a in self._accumulator if a is not None)
+            arguments = tuple(a for a in accumulator if a is not None)
         with eval_mode(self.tensor_quant):
             return self.tensor_quant(x, *arguments)
 

@@ -9,7 +9,7 @@ from brevitas.errors import QuantConfigError, UnknownOptionError
 from brevitas.inject.enum import QuantType, ScalingPerOutputType
 from brevitas.quant.directives import ALIASES, DIRECTIVES, Directive
 from brevitas.quant.site import Site, did_you_mean, in_library, is_explicit, refusal, shown
-from injector import Declaration, Resolution, declarations, override, readable_names, suggest
+from injector import Declaration, Injector, Resolution, declarations, override, readable_names, suggest
 
 __all__ = [
     "SUPPLIED",
@@ -33,14 +33,21 @@ _SHAPE_HINTS = frozenset(
 def check_role(quantizer: type, site: Site) -> None:
     """S6: a quantizer whose solver is of another role than the argument it was passed to."""
     declaration = declarations(quantizer).get("_role")
-    if declaration is not None and declaration.obj != site.role:
+    if declaration is None:
+        return
+    roles = sorted({d.obj for d in (declaration, *declaration.overrode)})
+    if len(roles) > 1:
+        raise QuantConfigError(
+            f"{site}={quantizer.__name__}: its bases are quantizers of the roles "
+            f"{' and '.join(repr(r) for r in roles)}; derive it from bases of one role"
+        )
+    if declaration.obj != site.role:
         argument = {"weight": "weight_quant", "bias": "bias_quant"}.get(
             declaration.obj, "act_quant, input_quant or output_quant"
         )
         raise QuantConfigError(
             f"{site}={quantizer.__name__}: this is a quantizer of role '{declaration.obj}', and {site.argument} needs "
-            "one of role "
-            f"'{site.role}'. Pass it as {argument}, or choose a quantizer of role '{site.role}'."
+            f"one of role '{site.role}'. Pass it as {argument}, or choose a quantizer of role '{site.role}'."
         )
 
 
@@ -51,7 +58,21 @@ def known_names(quantizer: type) -> frozenset[str]:
         for name, declaration in declarations(quantizer).items()
         if any(in_library(d.owner) and d.origin != "let" for d in (declaration, *declaration.overrode))
     }
-    return frozenset(DIRECTIVES) | readable_names(quantizer) | by_library | SUPPLIED
+    return frozenset(DIRECTIVES) | readable_names(quantizer) | by_library | replaced_reads(quantizer) | SUPPLIED
+
+
+def replaced_reads(quantizer: type) -> frozenset[str]:
+    """Names that a user's ``@value`` or class read until a more derived class replaced it: left over on purpose."""
+    replaced = {
+        f"_replaced_{index}": old.obj
+        for index, old in enumerate(
+            old
+            for declaration in declarations(quantizer).values()
+            for old in declaration.overrode
+            if old.kind in ("class", "value", "link") and not in_library(old.owner)
+        )
+    }
+    return readable_names(override(Injector, replaced)) if replaced else frozenset()
 
 
 def unknown_option(name: str, quantizer: type, site: Site) -> UnknownOptionError:
@@ -231,6 +252,7 @@ def check_effect(quantizer: type, site: Site, resolution: Resolution) -> None:
         read.add("scaling_per_output_channel")  # says the same, or would have been refused
     if "exponent_bit_width" in read:
         read.add("bit_width")  # their sum was checked
+    read |= replaced_reads(quantizer)
     for name, declaration in table.items():
         if name.startswith("_") or name in read or name in SUPPLIED or name in ALIASES or not is_explicit(declaration):
             continue

@@ -117,11 +117,12 @@ def _translate(error: DependencyError, quantizer: type, site: Site) -> QuantConf
     if isinstance(error, UnknownAttributeError) and missing is not None:
         when = f" ({missing.read_when})" if missing.read_when else ""
         example = f", for example `{missing.example}`" if missing.example else f": {missing.expected}"
+        keyword = f"; as a keyword of the layer: {site.prefix}{missing.name}" if site.keywords else ""
         return refusal(
             QuantConfigError,
             site,
             quantizer,
-            f"'{missing.name}' is required{when}: {missing.effect}. Declare it{example}\n  needed by: {error}",
+            f"'{missing.name}' is required{when}: {missing.effect}. Declare it{example}{keyword}\n  needed by: {error}",
         )
     return refusal(QuantConfigError, site, quantizer, str(error))
 

@@ -10,11 +10,11 @@ from brevitas.export import QONNXManager, StdONNXManager
 from brevitas.nn import QuantIdentity, QuantLinear
 
 
-@pytest.mark.parametrize(("manager", "code"), [(StdONNXManager, "E12"), (QONNXManager, "E26")], ids=["qdq", "qonnx"])
-def test_groups_are_refused(manager, code, tmp_path):
+@pytest.mark.parametrize("manager", [StdONNXManager, QONNXManager])
+def test_groups_are_refused(manager, tmp_path):
     model = nn.Sequential(QuantIdentity(return_quant_tensor=True), QuantLinear(64, 3, weight_quant=quant.MXInt8Weight))
     model(torch.randn(4, 64))
-    with pytest.raises(ExportError, match=rf"{code} .*QuantLinear '1'.*weight_quant"):
+    with pytest.raises(ExportError, match=r"E26 .*QuantLinear '1'.*weight_quant"):
         manager.export(model.eval(), input_shape=(1, 64), export_path=tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -39,5 +39,5 @@ def test_binary_weights_are_refused(manager):
         QuantIdentity(return_quant_tensor=True), QuantLinear(8, 3, weight_quant=quant.SignedBinaryWeightPerTensorConst)
     )
     model(torch.randn(4, 8))
-    with pytest.raises(ExportError, match="E24 .*QuantLinear '1'"):
+    with pytest.raises(ExportError, match="E24 .*QuantLinear '1'.*BINARY codes"):
         manager.export(model.eval(), input_shape=(1, 8))

@@ -302,6 +302,17 @@ def test_external_bias_needs_one_eval_forward():
         layer.int_bias()
 
 
+def test_layers_that_share_a_bias_quantizer_remember_their_own_accumulators():
+    a = QuantLinear(4, 4, bias_quant=Int8Bias)
+    b = QuantLinear(4, 4, bias_quant=a.bias_quant)
+    a.eval()(quantized_input((2, 4), scale=0.01)), b.eval()(quantized_input((2, 4), scale=0.5))
+    for layer, scale in ((a, 0.01), (b, 0.5)):
+        expected = scale * layer.quant_weight_scale()
+        torch.testing.assert_close(layer.quant_bias_scale(), expected)
+        codes = torch.round(layer.bias / expected).clamp(-128, 127)
+        assert torch.equal(layer.int_bias(), codes.int())
+
+
 def test_input_metadata_come_from_the_cached_eval_forward():
     layer = QuantLinear(4, 2)
     layer.cache_inference_quant_inp = True
@@ -353,6 +364,8 @@ def test_merge_bn_refuses_what_is_no_fixed_factor():
         conv.merge_bn_in(nn.BatchNorm2d(4, track_running_stats=False))
     with pytest.raises(QuantConfigError, match="5 features.*4 output channels"):
         conv.merge_bn_in(nn.BatchNorm2d(5))
+    with pytest.raises(QuantConfigError, match="expected a batch norm to merge, got ReLU"):
+        conv.merge_bn_in(nn.ReLU())
     assert torch.equal(conv.weight, weight)
 
 

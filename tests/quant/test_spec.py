@@ -305,7 +305,8 @@ def test_any_spec_goes_round(base, options):
     assert to_spec(again) == spec
     for name, written in options.items():
         assert declarations(quantizer)[name].obj == written
-        assert name in spec or declarations(from_spec({"base": base}))[name].obj == written
+        # Left out where the base that the spec names, perhaps a shorter one, says the same.
+        assert name in spec or declarations(from_spec({"base": spec["base"]}))[name].obj == written
     assert {n: facts(d.obj) for n, d in declarations(again).items()} == {
         n: facts(d.obj) for n, d in declarations(quantizer).items()
     }

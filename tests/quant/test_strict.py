@@ -102,6 +102,10 @@ class DirectScaling(Int8WeightPerTensorFloat):
     scaling_stats_op = "ave"
 
 
+class TwoRoles(Int8WeightPerTensorFloat, Int8ActPerTensorFloat):
+    pass
+
+
 SHARED = linear()
 
 MISTAKES = {
@@ -213,6 +217,14 @@ MISTAKES = {
         QuantConfigError,
         "'per_channel_broadcastable_shape' = (1, 4, 1, 1) has no effect because scaling_per_output_channel is False",
         "only when scaling_per_output_channel is True",
+    ),
+    "two roles in one class": (
+        lambda: linear(weight_quant=TwoRoles),
+        QuantConfigError,
+        "TwoRoles",
+        "'weight'",
+        "'act'",
+        "one role",
     ),
     # S3: illegal values
     "enum string": (
@@ -414,7 +426,19 @@ MISTAKES = {
         "role 'weight'",
         "act_quant",
     ),
+    "a required option of a keyword": (
+        lambda: linear(bias_quant_type="int", bias_bit_width=8),
+        QuantConfigError,
+        "is required",
+        "as a keyword of the layer: bias_",
+    ),
     # other arguments
+    "return_quant_tensor": (
+        lambda: linear(return_quant_tensor="yes"),
+        QuantConfigError,
+        "return_quant_tensor = 'yes'",
+        "True or False",
+    ),
     "an instance": (lambda: linear(weight_quant=8), QuantConfigError, "weight_quant=8", "a quantizer class"),
     "a name": (
         lambda: linear(weight_quant="Int8WeightPerTensorFloat"),
@@ -532,7 +556,20 @@ class PerTensorAct(PerTensor, Uint8ActPerTensorFloat):
     pass
 
 
+class WideOrNot(Int8WeightPerTensorFloat):
+    wide = 6
+
+    @value
+    def bit_width(wide):
+        return wide
+
+
+class NotWide(WideOrNot):
+    bit_width = 2  # what read `wide` is replaced, so that `wide` is left over
+
+
 ACCEPTED = {
+    "an option whose reader a subclass replaced": lambda: linear(weight_quant=NotWide),
     "binary over an 8-bit preset": lambda: linear(weight_quant_type="binary"),
     "mixin of a weight": lambda: linear(weight_quant=MixedWeight),
     "mixin of an activation": lambda: QuantReLU(act_quant=MixedAct),

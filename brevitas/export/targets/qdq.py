@@ -90,7 +90,7 @@ def _quantizer_violations(q: g.Quantizer, requested: int | None, weight_nodes: b
         found.append(
             at(
                 q,
-                "E12",
+                "E26" if q.role in ("weight", "bias") else "E12",
                 KEY,
                 f"a scale or zero point of shapes {q.scale.shape} and {q.zero_point.shape}",
                 "values that vary along one dimension at most",

@@ -211,6 +211,8 @@ def _unsupported(r: Record) -> str:
     """What the quantizer does that a Quant node does not express; '' where the node reproduces it."""
     if r.bit_width.numel() != 1 or float(r.bit_width) != int(r.bit_width) or int(r.bit_width) < 1:
         return f"a bit width of {r.bit_width.tolist()}, which is not one positive integer"
+    if r.signed and int(r.bit_width) == 1:
+        return "BINARY codes, -1 and +1"
     low, high = r.range
     codes = r.codes()
     value = ((codes - r.zero_point.double()).float() * r.scale.float()).to(r.value.dtype)

@@ -5,7 +5,8 @@ A runtime turns a model into a function from input arrays to output arrays, both
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -122,13 +123,25 @@ def open_session(runtime: str, proto: onnx.ModelProto) -> Session:
         raise ExportError(
             f"verify: runtime {runtime!r} has no Quant operator; use runtime='qonnx' for a QONNX artifact"
         )
+    with _as_export_error(runtime, "does not load"):
+        session = RUNTIMES[runtime](proto)
+
+    def run(feeds: Feeds) -> dict[str, np.ndarray]:
+        with _as_export_error(runtime, "fails to run"):
+            return session(feeds)
+
+    return run
+
+
+@contextlib.contextmanager
+def _as_export_error(runtime: str, what: str) -> Iterator[None]:
     try:
-        return RUNTIMES[runtime](proto)
+        yield
     except ExportError:
         raise
     except Exception as error:  # each runtime has exception classes of its own
         first = str(error).strip().partition("\n")[0]
-        raise ExportError(f"verify: {version_of(runtime)} does not load the artifact: {first}") from error
+        raise ExportError(f"verify: {version_of(runtime)} {what} the artifact: {first}") from error
 
 
 def version_of(runtime: str) -> str:
