@@ -202,3 +202,20 @@ def test_a_set_flag_is_remembered_until_something_writes_to_it():
     flag.fill_(True)
     assert is_set(owner, flag) and is_set(owner, flag) and len(reads) == 5
     assert is_set(owner, torch.tensor(True).as_subclass(Flag)) and len(reads) == 6  # another tensor in its place
+
+
+@pytest.mark.parametrize("restrict", ["fp", "power_of_two"])
+@pytest.mark.parametrize("learned_from", ["parameter", "parameter_from_stats"])
+def test_a_running_estimate_becomes_the_learned_value(learned_from, restrict):
+    from brevitas.nn import QuantIdentity
+    from brevitas.quant import Int8ActPerTensorFloat
+
+    options = {"restrict_scaling_type": restrict}
+    source = QuantIdentity(Int8ActPerTensorFloat, scaling_impl_type="stats", **options)
+    source(torch.tensor([1.0, -3.0]))
+    ranged = {"min_val": -1.0, "max_val": 1.0} if learned_from == "parameter" else {}
+    target = QuantIdentity(Int8ActPerTensorFloat, scaling_impl_type=learned_from, **ranged, **options)
+    target.load_state_dict(source.state_dict())
+    assert target.quant_act_scale().item() == pytest.approx((4.0 if restrict == "power_of_two" else 3.0) / 128)
+    target(torch.tensor([100.0]))  # no longer collecting
+    assert target.quant_act_scale().item() == pytest.approx((4.0 if restrict == "power_of_two" else 3.0) / 128)

@@ -9,7 +9,7 @@
 """
 
 from collections.abc import Sequence
-from typing import List, Optional, Tuple  # noqa: UP035 - TorchScript reads annotations of this kind
+from typing import Any, List, Optional, Tuple  # noqa: UP035 - TorchScript reads annotations of this kind
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,19 @@ class ConstScaling(brevitas.jit.ScriptModule):
         return self.threshold.cast_back(value, value.dtype)
 
 
+def adopt_runtime_stats(state_dict: dict[str, Any], prefix: str, threshold: RestrictedThreshold) -> None:
+    """Let the running estimate of a ``RuntimeStatsScaling`` become the learned value of the module that replaces it.
+
+    ``state_dict`` is changed: the estimate goes, ``value`` comes, in the domain in which it is learned.
+    """
+    estimate = state_dict.get(f"{prefix}runtime_stats.running_stats")
+    if estimate is None or f"{prefix}value" in state_dict or f"{prefix}learned_value" in state_dict:
+        return
+    for name in ("running_stats", "counter", "initialised"):
+        state_dict.pop(f"{prefix}runtime_stats.{name}", None)
+    state_dict[f"{prefix}value"] = threshold.to_stored(threshold.bounded(estimate.abs()))
+
+
 class ParameterScaling(StatefulModule):
     """A learned threshold; parameter ``value`` in the stored domain.
 
@@ -107,6 +120,10 @@ class ParameterScaling(StatefulModule):
     def forward(self, x: Tensor) -> Tensor:
         """The threshold, whatever ``x``."""
         return self.threshold.learned(self.value.view(self.shape))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        adopt_runtime_stats(state_dict, prefix, self.threshold)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class ParameterFromRuntimeStatsScaling(CollectThenLearn):
@@ -179,6 +196,10 @@ class ParameterFromRuntimeStatsScaling(CollectThenLearn):
     def forward(self, x: Tensor) -> Tensor:
         """Threshold in this phase."""
         return self.quantity(x)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        adopt_runtime_stats(state_dict, prefix, self.threshold)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class ParameterFromStatsFromParameterScaling(FollowThenLearn):
