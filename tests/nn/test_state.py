@@ -247,7 +247,9 @@ def test_inference_mode_and_back():
     model = train(LeNet(), 3)
     with torch.inference_mode():
         model.eval()(digits())
+    before = model.conv.weight.detach().clone()
     train(model, 1)
+    assert not torch.equal(model.conv.weight, before) and model.conv.weight.grad.isfinite().all()
 
 
 def test_gradient_checkpointing_gives_equal_gradients():

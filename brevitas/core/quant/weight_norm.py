@@ -104,7 +104,7 @@ class WeightNormIntQuant(brevitas.jit.ScriptModule):
         return y, scale, zero_point, bit_width
 
 
-class AccumulatorAwareIntQuant(brevitas.jit.ScriptModule):
+class AccumulatorAwareIntQuant(WeightNormIntQuant):
     """As :class:`WeightNormIntQuant`, with the norm of the codes bounded for the input that they meet.
 
     Arguments: those of :class:`WeightNormIntQuant`. The rounding must be toward zero, on which the bound rests, and the
@@ -120,14 +120,10 @@ class AccumulatorAwareIntQuant(brevitas.jit.ScriptModule):
         zero_point_impl: nn.Module,
         bit_width_impl: nn.Module,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            decoupled_int_quant, pre_scaling_impl, scaling_impl, pre_zero_point_impl, zero_point_impl, bit_width_impl
+        )
         owner = "AccumulatorAwareIntQuant"
-        self.decoupled_int_quant = check_module(owner, "decoupled_int_quant", decoupled_int_quant)
-        self.pre_scaling_impl = check_module(owner, "pre_scaling_impl", pre_scaling_impl)
-        self.scaling_impl = check_module(owner, "scaling_impl", scaling_impl)
-        self.pre_zero_point_impl = check_module(owner, "pre_zero_point_impl", pre_zero_point_impl)
-        self.zero_point_impl = check_module(owner, "zero_point_impl", zero_point_impl)
-        self.msb_clamp_bit_width_impl = check_module(owner, "bit_width_impl", bit_width_impl)
         rounding = getattr(decoupled_int_quant, "float_to_int_impl", None)
         if rounding is not None and not isinstance(rounding, RoundToZeroSte):
             raise QuantConfigError(
@@ -136,7 +132,7 @@ class AccumulatorAwareIntQuant(brevitas.jit.ScriptModule):
             )
 
     @brevitas.jit.script_method
-    def forward(
+    def forward(  # type: ignore[override]
         self, x: Tensor, input_bit_width: Tensor, input_is_signed: bool
     ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: UP006
         """Quantized ``x``, scale, zero point, bit width.
