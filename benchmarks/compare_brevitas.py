@@ -272,8 +272,8 @@ def norms_start_apart(key, ours, peer) -> bool:
 
 
 MX_RANGE = (
-    "a group's codes reach almost to twice the power of two here, so that its largest value does not saturate "
-    "(`spec/quantizers.md` 11.3); the peer's reach the power of two"
+    "a group's codes reach almost to twice the power of two here, so that its largest value does not saturate; "
+    "the peer's reach the power of two"
 )
 
 
@@ -281,19 +281,19 @@ def reason_of(name, phase, differences, ours, peer) -> str:
     """Why; each numeric reason is checked on the numbers."""
     key = f"{name}|{phase}"
     if name == "IntBias" and "error" in differences:
-        return "without a declared width the accumulator's is used here (`spec/quantizers.md` 6); the peer requires one"
+        return "without a declared width the accumulator's is used here; the peer requires one"
     if "error" in differences:
         return "**not explained**"
     if is_minifloat(name) and set(differences) == {"gradient"} and unit_is_differentiated(key, ours, peer):
-        return "the unit in the last place is constant for autograd here (`spec/core.md` 11.4); the peer's is g·y/x"
+        return "the unit in the last place is constant for autograd here; the peer's is g·y/x"
     if name.startswith(("MXInt", "ShiftedMXUInt")):
         return MX_RANGE
     if "FixedPoint" in name and "scale" in differences:
         scale = peer[f"{key}|scale"].reshape(-1)[0]
         if np.log2(scale) % 1:
-            return "a power-of-two scale in every phase here (`spec/core.md` 7.2); the peer's is none in this phase"
+            return "a power-of-two scale in every phase here; the peer's is none in this phase"
     if name in ("Int8Bias", "Int16Bias") and set(differences) == {"gradient"}:
-        return "outside the range of codes the gradient passes here (`spec/quantizers.md` 4.3), in the peer it is 0"
+        return "outside the range of codes the gradient passes here, in the peer it is 0"
     off_by = np.abs(ours.get(f"{key}|codes", np.zeros(1)) - peer.get(f"{key}|codes", np.zeros(1)))
     if "AccumulatorAware" in name and set(differences) == {"codes"} and off_by.max() == 1 and off_by.mean() < 0.01:
         return (

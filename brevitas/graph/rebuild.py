@@ -48,7 +48,7 @@ def apply_spec(
     Args:
         model: any module. Its layers are swapped by ``isinstance``, most derived class first, for the quantized layer
             that is registered for them (:func:`register_converter`). Parameters stay the same objects.
-        spec: a dict, YAML text, or the path of a YAML file; ``spec/quantizers.md`` 12, ``docs/specs.md``.
+        spec: a dict, YAML text, or the path of a YAML file; see ``docs/specs.md``.
         example_inputs: one input, a tuple of positional inputs, or a dict of named ones; a copy of the model is run on
             them to find the order of calls, for ``where: first`` and ``where: last``.
         inplace: change ``model`` itself instead of a deep copy.

@@ -57,7 +57,7 @@ class QuantProxyFromInjector(nn.Module):
         site: where the quantizer was written, for error messages.
 
     Raises:
-        QuantConfigError: the declaration has no meaning (``spec/quantizers.md`` 9).
+        QuantConfigError: the declaration has no meaning.
     """
 
     role: ClassVar[str]

@@ -47,7 +47,7 @@ def storage_type(bits: int, signed: bool) -> np.dtype[Any]:
 
 
 def check(model: ir.Model, options: Mapping[str, Any]) -> list[Violation]:
-    """Rules of the target (shared/spec/exports.md 5)."""
+    """Rules of the target."""
     found = list(common_violations(model, KEY))
     requested = options.get("opset_version")
     for q in g.quantizers(model):
