@@ -388,3 +388,22 @@ def test_delayed_quantization():
     fresh = QuantLinear(4, 2, weight_quant_delay_steps=5, weight_bit_width=2)
     assert torch.equal(fresh.weight_quant(fresh.weight).value, fresh.weight)
     assert not torch.equal(fresh.quant_weight().value, fresh.weight)  # as in eval
+
+
+@pytest.mark.parametrize("kind", ["hard_sigmoid", "sigmoid", "identity"])
+@pytest.mark.parametrize("per", ["tensor", "channel", "group"])
+def test_learned_rounding_starts_as_rounding_to_nearest(per, kind):
+    granularity = {"weight_scaling_per_output_type": per, "weight_bit_width": 4}
+    granularity |= {"weight_group_size": 4} if per == "group" else {}
+    nearest = QuantLinear(8, 4, **granularity)
+    learned = QuantLinear(
+        8, 4, weight_float_to_int_impl_type="learned_round", weight_learned_round_impl_type=kind, **granularity
+    )
+    again = QuantLinear(8, 4, weight_float_to_int_impl_type="learned_round", **granularity)
+    nearest.load_state_dict({"weight": learned.weight, "bias": learned.bias})
+    assert torch.equal(learned.int_weight(), nearest.int_weight())
+    assert set(again.state_dict()) == set(learned.state_dict())
+    if kind != "identity":
+        # In training it is a soft rounding that reproduces the weight, up to what a sigmoid reaches.
+        error = (learned.weight_quant(learned.weight).value - learned.weight).abs()
+        assert (error <= 2e-4 * learned.quant_weight_scale() + 1e-7).all()

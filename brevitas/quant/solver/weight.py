@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from brevitas.core.groupwise import group_shape
+from brevitas.core.groupwise import group_shape, repeat_over_groups
 from brevitas.core.quant import BinaryQuant, RescalingIntQuant, TernaryQuant
 from brevitas.core.quant.groupwise import GroupwiseRescalingIntQuant
 from brevitas.core.rounding import LearnedRoundHardSigmoid, LearnedRoundIdentity, LearnedRoundSigmoid
@@ -97,11 +97,17 @@ class WeightQuantSolver(ParameterQuantSolver):
         int_scaling_impl: Any,
         bit_width_impl: Any,
         tracked_parameter_list: Any,
+        scaling_per_output_type: Any,
+        group_size: Any,
+        group_dim: Any,
     ) -> Any:
         # Training reproduces the weight, eval rounds it to nearest. A zero point is an integer and changes no fraction.
         weight = tracked_parameter_list[0].detach()
         with torch.no_grad():
-            position = weight / (scaling_impl(weight) / int_scaling_impl(bit_width_impl()))
+            scale = scaling_impl(weight) / int_scaling_impl(bit_width_impl())
+            if is_group(scaling_per_output_type):
+                scale = repeat_over_groups(scale, weight, group_size, group_dim)
+            position = weight / scale
         return learned_round_impl.inverse(position - position.floor())
 
     @value
