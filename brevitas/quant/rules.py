@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from brevitas.core.zero_point import ZeroZeroPoint
 from brevitas.errors import QuantConfigError, UnknownOptionError
-from brevitas.inject.enum import QuantType, ScalingPerOutputType
+from brevitas.inject.enum import QuantType, ScalingPerOutputType, StatsOp
 from brevitas.quant.directives import ALIASES, DIRECTIVES, Directive
 from brevitas.quant.site import Site, did_you_mean, in_library, is_explicit, refusal, shown
 from injector import Declaration, Injector, Resolution, declarations, override, readable_names, suggest
@@ -180,6 +181,28 @@ def check_contradictions(quantizer: type, site: Site) -> None:
     def refuse(text: str, *names: str) -> QuantConfigError:
         return refusal(QuantConfigError, site, quantizer, text, *(table[n] for n in names if n in table))
 
+    zero_point = table.get("zero_point_impl")
+    if zero_point is not None and zero_point.kind == "class" and zero_point.obj is not ZeroZeroPoint:
+        what = f"zero_point_impl = {shown(zero_point.obj)}"
+        if fixed is not None:
+            raise refuse(
+                f"{what} needs integers, and a {_member(kind)} quantizer has none", "quant_type", "zero_point_impl"
+            )
+        if str(_plain(table, "scaling_stats_op")).upper() == StatsOp.MAX_AVE.name:
+            raise refuse(
+                f"{what} takes the low end of the whole range, and scaling_stats_op = MAX_AVE averages over channels; "
+                "use MIN_MAX",
+                "scaling_stats_op",
+                "zero_point_impl",
+            )
+    statistic = table.get("scaling_stats_impl")
+    if statistic is not None and statistic.kind == "class" and "scaling_stats_op" in explicit:
+        raise refuse(
+            f"'{site.written('scaling_stats_op')}' = {shown(table['scaling_stats_op'].obj)} has no effect because "
+            f"scaling_stats_impl = {shown(statistic.obj)}, declared directly, replaces the statistic that it would choose",
+            "scaling_stats_op",
+            "scaling_stats_impl",
+        )
     if width is not None and fixed is not None and width != fixed and "bit_width" in explicit:
         raise refuse(f"a {_member(kind)} quantizer has bit_width {fixed}, not {width}", "quant_type", "bit_width")
     if width is not None and _member(kind) is QuantType.INT:

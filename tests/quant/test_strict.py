@@ -19,6 +19,7 @@ from brevitas.quant import (
     Int8WeightPerTensorFloat,
     IntBias,
     ShiftedUint8ActPerTensorFloat,
+    ShiftedUint8WeightPerTensorFloat,
     Uint8ActPerTensorFloat,
     Uint8ActPerTensorFloatMaxInit,
 )
@@ -217,6 +218,23 @@ MISTAKES = {
         QuantConfigError,
         "'per_channel_broadcastable_shape' = (1, 4, 1, 1) has no effect because scaling_per_output_channel is False",
         "only when scaling_per_output_channel is True",
+    ),
+    "binary with a zero point": (
+        lambda: linear(weight_quant=ShiftedUint8WeightPerTensorFloat, weight_quant_type="binary"),
+        QuantConfigError,
+        "zero_point_impl = MinUintZeroPoint needs integers",
+        "BINARY",
+    ),
+    "average of maxima with a zero point": (
+        lambda: linear(weight_quant=ShiftedUint8WeightPerTensorFloat, weight_scaling_stats_op="max_ave"),
+        QuantConfigError,
+        "MAX_AVE averages over channels",
+        "MIN_MAX",
+    ),
+    "statistic beside a search": (
+        lambda: linear(weight_quant=quant.Int8WeightPerTensorFloatMSE, weight_scaling_stats_op="ave"),
+        QuantConfigError,
+        "'weight_scaling_stats_op' = 'ave' has no effect because scaling_stats_impl = MSE",
     ),
     "two roles in one class": (
         lambda: linear(weight_quant=TwoRoles),
