@@ -188,6 +188,14 @@ def check_contradictions(quantizer: type, site: Site) -> None:
             raise refuse(
                 f"{what} needs integers, and a {_member(kind)} quantizer has none", "quant_type", "zero_point_impl"
             )
+        grouped = str(_plain(table, "scaling_per_output_type")).upper() == ScalingPerOutputType.GROUP.name
+        if grouped and site.role == "act":
+            raise refuse(
+                f"{what} is learned, and the groups of an activation are scaled anew at each call; use a symmetric "
+                "quantizer",
+                "scaling_per_output_type",
+                "zero_point_impl",
+            )
         if str(_plain(table, "scaling_stats_op")).upper() == StatsOp.MAX_AVE.name:
             raise refuse(
                 f"{what} takes the low end of the whole range, and scaling_stats_op = MAX_AVE averages over channels; "
@@ -199,7 +207,8 @@ def check_contradictions(quantizer: type, site: Site) -> None:
     if statistic is not None and statistic.kind == "class" and "scaling_stats_op" in explicit:
         raise refuse(
             f"'{site.written('scaling_stats_op')}' = {shown(table['scaling_stats_op'].obj)} has no effect because "
-            f"scaling_stats_impl = {shown(statistic.obj)}, declared directly, replaces the statistic that it would choose",
+            f"scaling_stats_impl = {shown(statistic.obj)}, declared directly, replaces the statistic that it would "
+            "choose",
             "scaling_stats_op",
             "scaling_stats_impl",
         )

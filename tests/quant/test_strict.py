@@ -231,6 +231,14 @@ MISTAKES = {
         "MAX_AVE averages over channels",
         "MIN_MAX",
     ),
+    "groups of an activation with a zero point": (
+        lambda: QuantIdentity(
+            ShiftedUint8ActPerTensorFloat, scaling_per_output_type="group", scaling_impl_type="stats"
+        ),
+        QuantConfigError,
+        "zero_point_impl = ParameterFromRuntimeMinZeroPoint",
+        "symmetric",
+    ),
     "statistic beside a search": (
         lambda: linear(weight_quant=quant.Int8WeightPerTensorFloatMSE, weight_scaling_stats_op="ave"),
         QuantConfigError,
