@@ -73,7 +73,7 @@ class QuantNonLinearActLayer(QuantLayerMixin, InputGetters):
         if self.input_quant.is_quant_enabled:
             input = self.input_quant(input)
         y = self.act_quant(input)
-        if self.return_quant_tensor and not isinstance(y, QuantTensor):
+        if self.return_quant_tensor and not isinstance(y, QuantTensor) and not self.is_act_quant_enabled:
             raise self.metadata_error(
                 "return_quant_tensor=True needs a quantizer, and act_quant is off",
                 input if isinstance(input, Tensor) else None,

@@ -22,7 +22,6 @@ class QuantLayerMixin:
         return_quant_tensor: whether ``forward`` returns a ``QuantTensor``.
         cache_inference_quant_inp, cache_inference_quant_out: keep the last eval input and output, detached.
         cache_quant_io_metadata_only: cache the metadata with an empty value.
-        export_debug_name: name under which debug hooks record this layer.
     """
 
     _last_output: Any = None
@@ -37,17 +36,26 @@ class QuantLayerMixin:
         self.cache_inference_quant_inp = False
         self.cache_inference_quant_out = False
         self.cache_quant_io_metadata_only = True
-        self.export_debug_name: str | None = None
         self._cached_input: QuantTensor | None = None
         self._cached_output: QuantTensor | None = None
 
-    def _cached(self, qt: QuantTensor) -> QuantTensor:
-        kept = qt.detach()
-        return kept.set(value=kept.value.new_zeros(())) if self.cache_quant_io_metadata_only else kept
+    def _to_cache(self, wanted: bool, x: Tensor | QuantTensor) -> QuantTensor | None:
+        """What a cache keeps of ``x``: nothing but in eager eval, and nothing of a plain tensor."""
+        if not wanted or self.training or torch.compiler.is_compiling() or not isinstance(x, QuantTensor):  # type: ignore[attr-defined]
+            return None
+        kept = x.detach()
+        if not self.cache_quant_io_metadata_only:
+            return kept
+        # Unchecked, since a scale per channel does not broadcast to the one zero that stands for the value.
+        empty = kept.value.new_zeros(())
+        return QuantTensor.unchecked(
+            empty, kept.scale, kept.zero_point, kept.bit_width, kept.signed, kept.training, kept.source
+        )
 
     def _cache_input(self, x: Tensor | QuantTensor) -> None:
-        if self.cache_inference_quant_inp and not self.training and isinstance(x, QuantTensor):  # type: ignore[attr-defined]
-            self._cached_input = self._cached(x)
+        kept = self._to_cache(self.cache_inference_quant_inp, x)
+        if kept is not None:
+            self._cached_input = kept
 
     def pack_output(self, y: Tensor | QuantTensor) -> Tensor | QuantTensor:
         """``y`` as the layer returns it: a ``QuantTensor`` or, without ``return_quant_tensor``, its value.
@@ -55,12 +63,18 @@ class QuantLayerMixin:
         Raises:
             QuantMetadataError: a ``QuantTensor`` is to be returned and ``y`` has no metadata.
         """
-        if self.cache_inference_quant_out and not self.training and isinstance(y, QuantTensor):  # type: ignore[attr-defined]
-            self._cached_output = self._cached(y)
+        kept = self._to_cache(self.cache_inference_quant_out, y)
+        if kept is not None:
+            self._cached_output = kept
         if self.return_quant_tensor:
             if isinstance(y, QuantTensor):
                 return y
-            raise self.metadata_error("quantization", None, "set return_quant_tensor=False here")
+            raise self.metadata_error(
+                "return_quant_tensor=True needs integers, and the quantizer of the output gives minifloats",
+                None,
+                "use an integer quantizer",
+                "set return_quant_tensor=False here",
+            )
         out = y.value if isinstance(y, QuantTensor) else y
         if not torch.compiler.is_compiling():
             # Kept outside the module's attributes, so that an error can name this layer as the producer of a tensor.

@@ -65,6 +65,7 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
         keywords: dict[str, Any],
     ) -> None:
         self._init_layer(return_quant_tensor)
+        # Existing code sets it; the accumulator's scale and width are remembered in any case.
         self.cache_inference_quant_bias = False
         self._accumulator: tuple[Tensor, Tensor | None] | None = None
         around = {"act_impl": None, "passthrough_act": True}

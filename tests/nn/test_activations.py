@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from brevitas.errors import QuantMetadataError
-from brevitas.nn import QuantIdentity, QuantReLU
-from brevitas.quant import Int8ActPerTensorFloat, ShiftedUint8ActPerTensorFloat
+from brevitas.nn import QuantIdentity, QuantLinear, QuantReLU
+from brevitas.quant import Fp8e4m3OCPActPerTensorFloat, Int8ActPerTensorFloat, ShiftedUint8ActPerTensorFloat
 from brevitas.quant_tensor import QuantTensor
 
 
@@ -97,3 +97,23 @@ def test_metadata_only_cache():
     assert layer._cached_output is None
     layer.eval()(torch.randn(16))
     assert layer._cached_output.bit_width.item() == 4 and layer._cached_output.value.numel() == 1
+
+
+def test_metadata_of_a_scale_per_channel_are_cached():
+    layer = QuantIdentity(scaling_per_output_channel=True, per_channel_broadcastable_shape=(1, 3, 1))
+    layer.cache_inference_quant_out = True
+    layer(torch.randn(2, 3, 4))
+    layer.eval()(torch.randn(2, 3, 4))
+    assert layer._cached_output.scale.shape == (1, 3, 1) and layer._cached_output.value.numel() == 1
+    layer.cache_quant_io_metadata_only = False
+    y = layer(torch.randn(2, 3, 4))
+    assert torch.equal(layer._cached_output.value, y)
+
+
+def test_minifloats_have_no_grid_to_return():
+    model = nn.Sequential(QuantReLU(Fp8e4m3OCPActPerTensorFloat, return_quant_tensor=True))
+    with pytest.raises(QuantMetadataError, match="QuantReLU '0'.*needs integers.*gives minifloats"):
+        model(torch.randn(3))
+    layer = QuantLinear(3, 2, output_quant=Fp8e4m3OCPActPerTensorFloat, return_quant_tensor=True)
+    with pytest.raises(QuantMetadataError, match="QuantLinear.*needs integers.*gives minifloats"):
+        layer(torch.randn(3))
