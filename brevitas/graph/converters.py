@@ -16,7 +16,6 @@ from typing import Any
 from torch import nn
 
 from brevitas.errors import QuantConfigError
-from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear, QuantReLU
 
 __all__ = ["Converter", "converter_of", "converters", "overridden_method", "register_converter"]
 
@@ -146,34 +145,3 @@ def overridden_method(layer: nn.Module) -> str | None:
         if name in vars(layer) or getattr(type(layer), name, None) is not getattr(known, name, None):
             return name
     return None
-
-
-@register_converter(nn.Conv2d, QuantConv2d)
-def _conv2d(layer: Any) -> dict[str, Any]:
-    same = getattr(layer, "padding_type", "standard") == "same"
-    return {
-        "in_channels": layer.in_channels,
-        "out_channels": layer.out_channels,
-        "kernel_size": layer.kernel_size,
-        "stride": layer.stride,
-        "padding": "same" if same else layer.padding,
-        "dilation": layer.dilation,
-        "groups": layer.groups,
-        "bias": layer.bias is not None,
-        "padding_mode": layer.padding_mode,
-    }
-
-
-@register_converter(nn.Linear, QuantLinear)
-def _linear(layer: Any) -> dict[str, Any]:
-    return {"in_features": layer.in_features, "out_features": layer.out_features, "bias": layer.bias is not None}
-
-
-@register_converter(nn.ReLU, QuantReLU)
-def _relu(layer: Any) -> dict[str, Any]:
-    return {}
-
-
-@register_converter(nn.Identity, QuantIdentity)
-def _identity(layer: Any) -> dict[str, Any]:
-    return {}

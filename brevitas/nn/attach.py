@@ -12,15 +12,18 @@ from torch import nn
 
 from brevitas.errors import QuantConfigError, UnknownOptionError
 from brevitas.proxy import (
+    AccQuantProxyProtocol,
     ActQuantProxyFromInjector,
     ActQuantProxyProtocol,
     BiasQuantProxyFromInjector,
     BiasQuantProxyProtocol,
+    ClampQuantProxyFromInjector,
+    TruncQuantProxyFromInjector,
     WeightQuantProxyFromInjector,
     WeightQuantProxyProtocol,
 )
 from brevitas.proxy.quant_proxy import QuantProxyFromInjector
-from brevitas.quant import NoneActQuant, NoneBiasQuant, NoneWeightQuant
+from brevitas.quant import NoneActQuant, NoneBiasQuant, NoneClampQuant, NoneTruncQuant, NoneWeightQuant
 from brevitas.quant.directives import DIRECTIVES
 from brevitas.quant.site import Site, is_quantizer
 from injector import SourceLocation, caller_location, override, suggest
@@ -39,6 +42,8 @@ _ROLES = {
     "weight": _Role(WeightQuantProxyFromInjector, WeightQuantProxyProtocol, NoneWeightQuant),
     "bias": _Role(BiasQuantProxyFromInjector, BiasQuantProxyProtocol, NoneBiasQuant),
     "act": _Role(ActQuantProxyFromInjector, ActQuantProxyProtocol, NoneActQuant),
+    "trunc": _Role(TruncQuantProxyFromInjector, AccQuantProxyProtocol, NoneTruncQuant),
+    "clamp": _Role(ClampQuantProxyFromInjector, AccQuantProxyProtocol, NoneClampQuant),
 }
 
 
@@ -48,7 +53,7 @@ class Slot:
 
     Args:
         argument: name of the argument and of the attribute that the proxy becomes, for example ``weight_quant``.
-        role: ``'weight'``, ``'bias'`` or ``'act'``.
+        role: ``'weight'``, ``'bias'``, ``'act'``, ``'trunc'`` or ``'clamp'``.
         quant: what the user passed: ``None``, a quantizer class, or a proxy of the same role.
         prefix: prefix of the layer's keywords for this quantizer; empty for the unprefixed one.
         supplied: directives that the layer itself gives, such as the fused activation.
@@ -141,7 +146,13 @@ def _with_supplied(quantizer: type, supplied: Mapping[str, Any]) -> type:
 
 
 def _example(role: str) -> str:
-    return {"weight": "Int8WeightPerTensorFloat", "bias": "Int32Bias", "act": "Int8ActPerTensorFloat"}[role]
+    return {
+        "weight": "Int8WeightPerTensorFloat",
+        "bias": "Int32Bias",
+        "act": "Int8ActPerTensorFloat",
+        "trunc": "TruncTo8bit",
+        "clamp": "NoneClampQuant",
+    }[role]
 
 
 def _share(layer: nn.Module, slot: Slot, proxy: nn.Module, overrides: dict[str, Any], site: Site) -> nn.Module:

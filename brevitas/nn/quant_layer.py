@@ -19,18 +19,20 @@ class QuantLayerMixin:
     """Base of all layers: the output rule, the caches of eval mode, and the errors about metadata.
 
     Attributes:
-        return_quant_tensor: whether ``forward`` returns a ``QuantTensor``.
+        return_quant_tensor: whether ``forward`` returns a ``QuantTensor``; ``None`` follows the input.
         cache_inference_quant_inp, cache_inference_quant_out: keep the last eval input and output, detached.
         cache_quant_io_metadata_only: cache the metadata with an empty value.
     """
 
     _last_output: Any = None
 
-    def _init_layer(self, return_quant_tensor: bool) -> None:
-        if not isinstance(return_quant_tensor, bool):
+    def _init_layer(self, return_quant_tensor: bool | None, may_follow: bool = False) -> None:
+        """``may_follow``: ``return_quant_tensor=None`` is legal; the output is then what the input leads to."""
+        if not isinstance(return_quant_tensor, bool) and not (may_follow and return_quant_tensor is None):
+            expected = "True, False or None" if may_follow else "True or False"
             raise QuantConfigError(
-                f"{type(self).__name__}: return_quant_tensor = {return_quant_tensor!r} is not legal: expected True or "
-                "False"
+                f"{type(self).__name__}: return_quant_tensor = {return_quant_tensor!r} is not legal: expected "
+                f"{expected}"
             )
         self.return_quant_tensor = return_quant_tensor
         self.cache_inference_quant_inp = False
@@ -58,7 +60,9 @@ class QuantLayerMixin:
             self._cached_input = kept
 
     def pack_output(self, y: Tensor | QuantTensor) -> Tensor | QuantTensor:
-        """``y`` as the layer returns it: a ``QuantTensor`` or, without ``return_quant_tensor``, its value.
+        """``y`` as the layer returns it: a ``QuantTensor`` or, with ``return_quant_tensor=False``, its value.
+
+        With ``return_quant_tensor=None`` it is returned as it is.
 
         Raises:
             QuantMetadataError: a ``QuantTensor`` is to be returned and ``y`` has no metadata.
@@ -66,9 +70,9 @@ class QuantLayerMixin:
         kept = self._to_cache(self.cache_inference_quant_out, y)
         if kept is not None:
             self._cached_output = kept
+        if isinstance(y, QuantTensor) and self.return_quant_tensor is not False:
+            return y
         if self.return_quant_tensor:
-            if isinstance(y, QuantTensor):
-                return y
             raise self.metadata_error(
                 "return_quant_tensor=True needs integers, and the quantizer of the output gives minifloats",
                 None,

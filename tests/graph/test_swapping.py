@@ -128,7 +128,7 @@ def test_every_layer_with_quantizers_has_a_converter():
     bodies = {qnn.QuantNonLinearActLayer, qnn.QuantWeightBiasInputOutputLayer}
     layers = {getattr(qnn, name) for name in qnn.__all__ if issubclass(getattr(qnn, name), nn.Module)}
     layers = {cls for cls in layers - bodies if any(n.endswith("_quant") for n in cls.__init__.__code__.co_varnames)}
-    assert convertible >= layers, "a new layer needs a converter in brevitas/graph/converters.py"
+    assert convertible >= layers, "a new layer needs a converter in brevitas/graph/layer_pairs"
 
 
 def test_hooks_modes_attributes_and_ties_survive():

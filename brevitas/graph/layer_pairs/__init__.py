@@ -1,0 +1,5 @@
+"""The converters of the library's own layers, one module for each family; importing them registers them."""
+
+from brevitas.graph.layer_pairs import activation, weight
+
+__all__ = ["activation", "weight"]
