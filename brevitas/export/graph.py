@@ -1,7 +1,8 @@
 """Conventions of the canonical graph: one definition of its nodes and of the metadata that they carry.
 
 The canonical graph is an ``onnx_ir.Model`` in which float operators are standard ONNX and every active quantizer is one
-node of the domain ``qonnx.custom_op.general`` (shared/spec: the QONNX dialect is the canonical one). What a target or
+node of the domain ``qonnx.custom_op.general``, the QONNX dialect: ``Quant``, ``BipolarQuant`` for the codes -1 and +1,
+``Trunc`` where bits of a code are removed. What a target or
 ``verify`` needs to know of the model besides the operators stands in ``metadata_props``, under the keys below, and
 survives in the written file.
 
@@ -11,7 +12,7 @@ survives in the written file.
     brevitas.quantizer      quantizer nodes: qualified name of the quantizer ('conv1.weight_quant')
     brevitas.role           weight, bias, input, output, act, snap, ...
     brevitas.call           which call of that quantizer, in execution order, from 0
-    brevitas.part           lowered quantizers: quantize, clip or dequantize
+    brevitas.part           lowered quantizers: quantize, clip, dequantize; or values, whose output is the result
     brevitas.collected      '0' where runtime statistics were never collected
     brevitas.unsupported    what the quantizer does that its node does not express, in words
 
@@ -39,6 +40,7 @@ __all__ = [
     "DOMAIN",
     "DOMAIN_VERSION",
     "GRID_PRESERVING",
+    "KINDS",
     "Quantizer",
     "constant",
     "integer_range",
@@ -60,12 +62,17 @@ CALL = "brevitas.call"
 PART = "brevitas.part"
 COLLECTED = "brevitas.collected"
 UNSUPPORTED = "brevitas.unsupported"
+#: Part of a lowered quantizer: the node whose output holds the quantized values.
+VALUES = "values"
 NODE_KEYS = (LAYER, CLASS, QUANTIZER, ROLE, CALL, PART, COLLECTED, UNSUPPORTED)
 
 FORMAT = "brevitas.format"
 TARGET = "brevitas.target"
 INPUTS = "brevitas.inputs"
 OUTPUTS = "brevitas.outputs"
+
+#: Operators of quantizers on an integer grid.
+KINDS = ("Quant", "BipolarQuant", "Trunc")
 
 # Operators whose output lies on the grid of their first input.
 GRID_PRESERVING = frozenset(
@@ -101,10 +108,19 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
 
 
 @dataclass(frozen=True)
-class Quantizer:
-    """A ``Quant`` node of the canonical graph, read.
+class Grid:
+    """The grid that the input of a ``Trunc`` node lies on."""
 
-    ``scale`` and ``zero_point`` are float32 arrays, 0-d where one number serves the tensor.
+    scale: np.ndarray
+    bit_width: float
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """A quantizer node of the canonical graph, read.
+
+    ``scale`` and ``zero_point`` are those of its output, float32 arrays, 0-d where one number serves the tensor.
+    ``truncated`` is the grid of the input of a ``Trunc`` node.
     """
 
     node: ir.Node
@@ -114,23 +130,39 @@ class Quantizer:
     signed: bool
     narrow: bool
     rounding: str
+    truncated: Grid | None = None
 
     @staticmethod
     def read(node: ir.Node) -> Quantizer:
-        """Read a node; its scale, zero point and width must be initializers."""
-        scale, zero_point, bits = (constant(node.inputs[i]) for i in (1, 2, 3))
-        if scale is None or zero_point is None or bits is None:
+        """Read a node; its scales, zero point and widths must be initializers."""
+        numbers = [constant(value) for value in node.inputs[1:]]
+        if any(number is None for number in numbers):
             raise ValueError(f"quantizer node {node.name!r}: scale, zero point and bit width must be constants")
+        if node.op_type == "BipolarQuant":
+            zero = np.zeros((), np.float32)
+            return Quantizer(node, numbers[0], zero, 1.0, signed=True, narrow=False, rounding="ROUND")
         a = node.attributes
-        return Quantizer(
-            node,
-            scale,
-            zero_point,
-            float(bits.reshape(-1)[0]),
-            bool(a["signed"].as_int()),
-            bool(a["narrow"].as_int()),
-            a["rounding_mode"].as_string(),
-        )
+        kind = {
+            "signed": bool(a["signed"].as_int()),
+            "narrow": bool(a["narrow"].as_int()),
+            "rounding": a["rounding_mode"].as_string(),
+        }
+        if node.op_type == "Trunc":
+            in_scale, zero_point, in_bits, out_scale, out_bits = numbers
+            grid = Grid(in_scale, float(in_bits.reshape(-1)[0]))
+            return Quantizer(node, out_scale, zero_point, float(out_bits.reshape(-1)[0]), **kind, truncated=grid)
+        scale, zero_point, bits = numbers
+        return Quantizer(node, scale, zero_point, float(bits.reshape(-1)[0]), **kind)
+
+    @property
+    def kind(self) -> str:
+        """``Quant``, ``BipolarQuant`` or ``Trunc``."""
+        return str(self.node.op_type)
+
+    @property
+    def is_bipolar(self) -> bool:
+        """Whether the codes are -1 and +1."""
+        return self.node.op_type == "BipolarQuant"
 
     @property
     def layer(self) -> str:
@@ -165,7 +197,7 @@ class Quantizer:
     @property
     def range(self) -> tuple[int, int]:
         """Least and greatest code."""
-        return integer_range(self.bits, self.signed, self.narrow)
+        return (-1, 1) if self.is_bipolar else integer_range(self.bits, self.signed, self.narrow)
 
     @property
     def varying_dims(self) -> tuple[int, ...]:
@@ -201,9 +233,9 @@ def tensor_rank(node: ir.Node) -> int:
 
 
 def quantizers(model: ir.Model) -> Iterator[Quantizer]:
-    """Every ``Quant`` node in execution order."""
+    """Every quantizer node in execution order."""
     for node in model.graph:
-        if node.domain == DOMAIN and node.op_type == "Quant":
+        if node.domain == DOMAIN and node.op_type in KINDS:
             yield Quantizer.read(node)
 
 

@@ -125,8 +125,7 @@ class QuantProxyFromInjector(nn.Module):
     def rounding_mode(self) -> str | None:
         """``'ROUND'``, ``'CEIL'``, ``'FLOOR'``, ``'ROUND_TO_ZERO'``, or another rounding's class; ``None`` if off."""
         quantizer = self._resolved_module()
-        int_quant = getattr(quantizer, "int_quant", None)
-        rounding = getattr(int_quant, "float_to_int_impl", None)
+        rounding = getattr(getattr(quantizer, "int_quant", quantizer), "float_to_int_impl", None)
         if rounding is None:
             return None
         name = type(rounding).__name__

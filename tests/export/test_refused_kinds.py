@@ -33,11 +33,7 @@ def test_minifloats_are_refused(manager):
     assert "minifloat" in text and "integer preset" in text
 
 
-@pytest.mark.parametrize("manager", [StdONNXManager, QONNXManager])
-def test_binary_weights_are_refused(manager):
-    model = nn.Sequential(
-        QuantIdentity(return_quant_tensor=True), QuantLinear(8, 3, weight_quant=quant.SignedBinaryWeightPerTensorConst)
-    )
-    model(torch.randn(4, 8))
-    with pytest.raises(ExportError, match="E24 .*QuantLinear '1'.*BINARY codes"):
-        manager.export(model.eval(), input_shape=(1, 8))
+def test_binary_activations_are_refused_where_there_is_no_operator_for_them():
+    model = nn.Sequential(QuantIdentity(quant.SignedBinaryActPerTensorConst, return_quant_tensor=True))
+    with pytest.raises(ExportError, match="E24 .*QuantIdentity '0'.*binary codes, -1 and \\+1.*'qonnx'"):
+        StdONNXManager.export(model.eval(), input_shape=(1, 8))

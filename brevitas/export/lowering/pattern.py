@@ -20,7 +20,7 @@ COMPUTE = {"Conv": (0, 1, 2), "ConvTranspose": (0, 1, 2), "Gemm": (0, 1, 2), "Ma
 def weight_of(value: ir.Value | None) -> g.Quantizer | None:
     """The weight quantizer behind a weight operand, past transposes."""
     node = g.source_quantizer(value)
-    if node is None or node.op_type != "Quant":
+    if node is None or node.op_type not in g.KINDS:
         return None
     q = g.Quantizer.read(node)
     return q if q.is_parameter else None
@@ -30,7 +30,7 @@ def grid_of(model: ir.Model, value: ir.Value | None) -> np.ndarray | None:
     """Scale of the grid on which an operand lies, also where it comes from a QuantTensor given to the model."""
     node = g.source_quantizer(value)
     if node is not None:
-        return g.Quantizer.read(node).scale if node.op_type == "Quant" else None
+        return g.Quantizer.read(node).scale if node.op_type in g.KINDS else None
     while value is not None and value.producer() is not None:
         producer = value.producer()
         if producer is None or producer.op_type not in g.GRID_PRESERVING:

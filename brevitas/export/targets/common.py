@@ -36,12 +36,12 @@ def at(q: g.Quantizer, code: str, target: str, found: str, required: str, fix: s
 def common_violations(model: ir.Model, target: str) -> Iterator[Violation]:
     """Operators and quantizers that no target can take as they are, and W30."""
     for node in model.graph:
-        if node.domain not in _STANDARD or (node.domain == g.DOMAIN and node.op_type != "Quant"):
+        if node.domain not in _STANDARD or (node.domain == g.DOMAIN and node.op_type not in g.KINDS):
             yield Violation(
                 "E04",
                 target,
                 f"operator {node.domain}::{node.op_type}",
-                "standard ONNX operators and Quant nodes",
+                f"standard ONNX operators and {', '.join(g.KINDS)}",
                 f"register a rewrite for {node.op_type}, or replace the layer",
                 layer=g.meta(node, g.LAYER),
                 layer_class=g.meta(node, g.CLASS),
@@ -57,7 +57,7 @@ def common_violations(model: ir.Model, target: str) -> Iterator[Violation]:
                 "uniform integer quantization",
                 "use an integer preset of brevitas.quant",
             )
-        elif q.signed and q.bits == 1:
+        elif q.signed and q.bits == 1 and not q.is_bipolar:
             yield at(
                 q,
                 "E10",

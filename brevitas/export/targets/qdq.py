@@ -97,7 +97,18 @@ def _quantizer_violations(q: g.Quantizer, requested: int | None, weight_nodes: b
                 "set scaling_per_output_channel or a per-tensor scale",
             )
         )
-    if q.rounding != "ROUND":
+    if q.is_bipolar and q.role != "weight":
+        found.append(
+            at(
+                q,
+                "E24",
+                KEY,
+                "binary codes, -1 and +1, of an activation" if not q.is_parameter else "a binary bias",
+                "uniform integer quantization (binary weights are fine)",
+                "use an integer preset of brevitas.quant",
+            )
+        )
+    if q.rounding != "ROUND" and q.kind != "Trunc":
         found.append(
             at(
                 q,
@@ -109,7 +120,18 @@ def _quantizer_violations(q: g.Quantizer, requested: int | None, weight_nodes: b
             )
         )
     low, high = q.range
-    if q.bits <= limit and np.any(
+    if q.kind == "Trunc" and np.any(q.zero_point):
+        found.append(
+            at(
+                q,
+                "E21",
+                KEY,
+                f"zero point {np.unique(q.zero_point).tolist()} of truncated codes",
+                "0",
+                "quantize the input with a preset without zero point (not Shifted...)",
+            )
+        )
+    elif q.bits <= limit and np.any(
         (q.zero_point < low) | (q.zero_point > high) | (q.zero_point != np.rint(q.zero_point))
     ):
         found.append(
@@ -151,10 +173,12 @@ def lower(model: ir.Model, options: Mapping[str, Any]) -> ir.Model:
     todo = [(q, _grid_names(q)) for q in g.quantizers(model)]
     on_grid = {q.name for q, _ in todo if q.role == "bias" and on_accumulator_grid(model, q)}
     for q, _ in todo:  # frees the names of the float zero points for the integer ones
-        for position in (1, 2, 3):
+        for position in range(1, len(q.node.inputs)):
             q.node.replace_input_with(position, None)
     for q, names in todo:
-        if not q.is_parameter or (q.role == "weight" and options.get("export_weight_q_node")):
+        if q.truncated is not None and q.rounding != "ROUND":
+            lower_truncation(model, q, q.truncated)
+        elif not q.is_parameter or (q.role == "weight" and options.get("export_weight_q_node")):
             _lower_activation(model, q, names)
         else:
             _lower_parameter(model, q, names, np.dtype(np.int32) if q.name in on_grid else None)
@@ -169,7 +193,9 @@ def _meta(q: g.Quantizer, part: str) -> dict[str, str]:
 
 
 def _grid_names(q: g.Quantizer) -> tuple[str, str]:
-    names = [value.name if value is not None else None for value in q.node.inputs[1:3]]
+    positions = {"Quant": (1, 2), "Trunc": (4, 2), "BipolarQuant": (1,)}[q.kind]
+    names = [value.name if value is not None else None for value in (q.node.inputs[i] for i in positions)]
+    names += [None] * (2 - len(names))
     return names[0] or f"{q.node.name}_scale", names[1] or f"{q.node.name}_zero_point"
 
 
@@ -290,6 +316,42 @@ def _lower_activation(model: ir.Model, q: g.Quantizer, names: tuple[str, str]) -
             meta=_meta(q, "dequantize"),
         )
     )
+    insert_before(q.node, *nodes)
+    redirect(out, nodes[-1].outputs[0])
+    remove_if_unused(model, q.node)
+
+
+def lower_truncation(model: ir.Model, q: g.Quantizer, given: g.Grid) -> None:
+    """Truncation that does not round half to even, in float: integers are exact there, and it can run anywhere.
+
+    Div(s), Round (cleans the float noise of codes), Div(T), Floor or Ceil, Clip, Mul(s * T).
+    """
+    name = q.node.name or q.name
+    base = q.name.removesuffix("_quant") or name
+    x, out = q.node.inputs[0], q.node.outputs[0]
+    assert x is not None
+    factor = np.exp2(np.rint(np.log2(q.scale.astype(np.float64) / given.scale)))
+    if factor.size and np.all(factor == factor.flat[0]):
+        factor = factor.reshape(-1)[:1].reshape(())
+    steps = {"FLOOR": ["Floor"], "CEIL": ["Ceil"], "DOWN": ["Abs", "Floor", "Sign"]}[q.rounding]
+    low, high = (
+        add_initializer(model, f"{base}_{e}", np.float32(b)) for e, b in zip(("min", "max"), q.range, strict=True)
+    )
+    nodes: list[ir.Node] = []
+
+    def emit(op_type: str, *inputs: ir.Value | None, part: str = "") -> ir.Value:
+        made = make_node(op_type, inputs, name=f"{name}.{op_type.lower()}_{len(nodes)}", like=out, meta=_meta(q, part))
+        nodes.append(made)
+        return made.outputs[0]
+
+    code = emit("Round", emit("Div", x, add_initializer(model, f"{base}_in_scale", np.float32(given.scale))))
+    code = shifted = emit("Div", code, add_initializer(model, f"{base}_shift", np.float32(factor)))
+    for op_type in steps:
+        code = emit("Mul", code, emit("Sign", shifted)) if op_type == "Sign" else emit(op_type, code)
+    code = emit("Clip", code, low, high)
+    emit("Mul", code, add_initializer(model, f"{base}_scale", np.float32(q.scale)), part=g.VALUES)
+    for node in nodes[:-1]:
+        del node.metadata_props[g.QUANTIZER]
     insert_before(q.node, *nodes)
     redirect(out, nodes[-1].outputs[0])
     remove_if_unused(model, q.node)

@@ -1,4 +1,4 @@
-"""Target ``qonnx``: the QONNX dialect (``Quant`` nodes), read by qonnx, hls4ml and FINN.
+"""Target ``qonnx``: the QONNX dialect (``Quant``, ``BipolarQuant``, ``Trunc``), read by qonnx, hls4ml and FINN.
 
 The canonical graph is already in this dialect; what is left are the forms that the reader insists on.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from brevitas.export import graph as g
 from brevitas.export.lowering.build import insert_before, make_node, redirect, remove_if_unused
@@ -36,6 +38,17 @@ def check(model: ir.Model, options: Mapping[str, Any]) -> list[Violation]:
                     f"a scale or zero point that varies along {len(q.varying_dims)} dimensions, as those of groups do,",
                     "one scale, or one a channel",
                     "set scaling_per_output_type='channel' or 'tensor' in the quantizer",
+                )
+            )
+        if q.kind == "Trunc" and np.any(q.zero_point):
+            found.append(
+                at(
+                    q,
+                    "E21",
+                    KEY,
+                    f"zero point {np.unique(q.zero_point).tolist()} of truncated codes",
+                    "0",
+                    "quantize the input with a preset without zero point (not Shifted...)",
                 )
             )
         if q.rounding not in ROUNDING:

@@ -119,13 +119,11 @@ def _attach_records(model: ir.Model, records: Sequence[Record]) -> None:
     constants: dict[tuple[str, bytes, tuple[int, ...]], ir.Value] = {}
     nodes = [(n, records[n.attributes.pop(RECORD_ATTRIBUTE).as_int()]) for n in model.graph if n.domain == g.DOMAIN]
     for node, r in nodes:  # frees the names of the unquantized parameters
-        for position in range(0 if r.is_parameter else 1, 4):
+        for position in range(0 if r.is_parameter else 1, len(node.inputs)):
             node.replace_input_with(position, None)
     for node, r in nodes:
         base = r.quantizer.removesuffix("_quant") if r.role != "snap" else r.quantizer
-        for position, (suffix, tensor) in enumerate(
-            (("", r.value), ("_scale", r.scale), ("_zero_point", r.zero_point), ("_bit_width", r.bit_width))
-        ):
+        for position, (suffix, tensor) in enumerate((("", r.value), *r.constants())):
             if position == 0 and not r.is_parameter:
                 continue
             if position and tensor.numel() == 1:

@@ -35,6 +35,7 @@ class Record:
 
     ``input`` is the float tensor that was rounded (after the activation function, if the quantizer holds one), float32;
     ``value`` lies on the grid ``(codes - zero_point) * scale``. ``rounding`` is the Quant operator's name of the mode.
+    ``kind`` is the operator that stands for the quantizer; ``truncated`` the input of a ``Trunc``, with its grid.
     """
 
     quantizer: str
@@ -53,6 +54,8 @@ class Record:
     collected: bool = True
     unsupported: str = ""
     source: Any = None
+    truncated: QuantTensor | None = None
+    kind: str = "Quant"
 
     @property
     def key(self) -> tuple[str, int]:
@@ -67,7 +70,19 @@ class Record:
     @property
     def range(self) -> tuple[int, int]:
         """Least and greatest code."""
-        return integer_range(int(self.bit_width.item()), self.signed, self.narrow)
+        return (-1, 1) if self.kind == "BipolarQuant" else integer_range(int(self.bit_width), self.signed, self.narrow)
+
+    def constants(self) -> tuple[tuple[str, Tensor], ...]:
+        """What the node takes besides the tensor, in order, each with the end of its name."""
+        scale, zero_point, bits = (
+            ("_scale", self.scale),
+            ("_zero_point", self.zero_point),
+            ("_bit_width", self.bit_width),
+        )
+        if self.truncated is not None:
+            given = (("_in_scale", self.truncated.scale), zero_point, ("_in_bit_width", self.truncated.bit_width))
+            return (*given, scale, bits)
+        return (scale,) if self.kind == "BipolarQuant" else (scale, zero_point, bits)
 
     def codes(self) -> Tensor:
         """Integer codes, int64. Exact: the quotient of two float32 numbers on a grid is near an integer in float64."""
@@ -96,9 +111,20 @@ class Recording:
 
 def owner_of(model: nn.Module, quantizer: str) -> tuple[str, str, str]:
     """Layer path, layer class and role of a quantizer, from its qualified name."""
-    layer, _, attribute = quantizer.rpartition(".")
-    role = "snap" if attribute == "requantize" else attribute.removesuffix("_quant") or "act"
-    return layer, type(model.get_submodule(layer)).__name__, role
+    layer = quantizer.rpartition(".")[0]
+    return layer, type(model.get_submodule(layer)).__name__, role_of(quantizer)
+
+
+def _kind(out: QuantTensor, truncated: QuantTensor | None) -> str:
+    if truncated is not None:
+        return "Trunc"
+    return "BipolarQuant" if out.signed and out.bit_width.numel() == 1 and float(out.bit_width) == 1 else "Quant"
+
+
+def role_of(quantizer: str) -> str:
+    """Role of a quantizer, from its qualified name."""
+    attribute = quantizer.rpartition(".")[2]
+    return "snap" if attribute == "requantize" else attribute.removesuffix("_quant") or "act"
 
 
 class Recorder(Watched):
@@ -138,6 +164,7 @@ class Recorder(Watched):
             narrow=bool(getattr(module, "is_narrow_range", False)),
             rounding=QONNX_ROUNDING.get(rounding, rounding),
             collected=never is None or not never(),
+            truncated=args[0] if role_of(name) == "trunc" and isinstance(args[0], QuantTensor) else None,
         )
         if self._probe and not made.is_parameter and not made.unsupported:
             made = replace(made, unsupported=_probed(made, activation_of(module), original, args[0]))
@@ -160,6 +187,7 @@ class Recorder(Watched):
         narrow: bool = False,
         rounding: str = "ROUND",
         collected: bool = True,
+        truncated: QuantTensor | None = None,
     ) -> Record:
         call = self._calls[name] = self._calls.get(name, -1) + 1
         layer, layer_class, role = owner_of(self.model, name)
@@ -179,6 +207,8 @@ class Recorder(Watched):
             rounding=rounding,
             collected=collected,
             source=out.source,
+            truncated=truncated,
+            kind=_kind(out, truncated),
         )
         return replace(made, unsupported=_unsupported(made))
 
@@ -189,30 +219,38 @@ def _probed(r: Record, activation: Callable[[Tensor], Tensor], quantizer: Callab
     The recorded input alone may tell nothing: it may be all zeros.
     """
     size = r.value.numel()
-    low, high = r.range
     generator = torch.Generator().manual_seed(0)
     for _ in range(-(-64 // size) if size else 0):
-        steps = torch.empty(size).uniform_(1.5 * low - 0.5 * high, 1.5 * high - 0.5 * low, generator=generator)
-        x = (steps.reshape(r.value.shape) - r.zero_point) * r.scale
-        if isinstance(given, QuantTensor):
-            grid = (given.scale, given.zero_point, given.bit_width, given.signed, False, given.source)
-            out = quantizer(QuantTensor.unchecked(x, *grid))
-        else:
-            out = quantizer(x)
+        x = _trial(r, given, generator)
+        out = quantizer(x)
         if not torch.equal(out.scale, r.scale) or not torch.equal(out.zero_point, r.zero_point):
             return "a scale or zero point that depends on its input"
-        found = _unsupported(replace(r, input=activation(x), value=out.value))
+        truncated = x if r.truncated is not None else None
+        found = _unsupported(replace(r, input=activation(float_value(x)), value=out.value, truncated=truncated))
         if found:
             return found
     return ""
 
 
+def _trial(r: Record, given: Any, generator: torch.Generator) -> Any:
+    """An input of the kind that the quantizer was ``given``: codes where it truncates codes, else any values."""
+    if r.truncated is not None:
+        low, high = integer_range(int(r.truncated.bit_width), r.truncated.signed, False)
+        codes = torch.empty(r.value.shape).uniform_(low, high, generator=generator).round()
+        return given.set(value=(codes - given.zero_point) * given.scale)
+    low, high = r.range
+    steps = torch.empty(r.value.shape).uniform_(1.5 * low - 0.5 * high, 1.5 * high - 0.5 * low, generator=generator)
+    x = (steps - r.zero_point) * r.scale
+    if not isinstance(given, QuantTensor):
+        return x
+    grid = (given.scale, given.zero_point, given.bit_width, given.signed, False, given.source)
+    return QuantTensor.unchecked(x, *grid)
+
+
 def _unsupported(r: Record) -> str:
-    """What the quantizer does that a Quant node does not express; '' where the node reproduces it."""
+    """What the quantizer does that its node does not express; '' where the node reproduces it."""
     if r.bit_width.numel() != 1 or float(r.bit_width) != int(r.bit_width) or int(r.bit_width) < 1:
         return f"a bit width of {r.bit_width.tolist()}, which is not one positive integer"
-    if r.signed and int(r.bit_width) == 1:
-        return "BINARY codes, -1 and +1"
     low, high = r.range
     codes = r.codes()
     value = ((codes - r.zero_point.double()).float() * r.scale.float()).to(r.value.dtype)
@@ -220,12 +258,36 @@ def _unsupported(r: Record) -> str:
         return "values that do not lie on its grid (codes - zero point) * scale"
     if codes.numel() and (int(codes.min()) < low or int(codes.max()) > high):
         return f"codes {int(codes.min())}..{int(codes.max())} outside {low}..{high}"
+    if r.kind == "BipolarQuant":
+        return _not_bipolar(r, codes)
     if r.is_parameter or r.rounding not in _ROUND:
         return ""
+    if r.truncated is not None:
+        return _not_truncation(r, codes, low, high)
     # Rounding is monotone: up to float noise a code lies between those of a slightly lesser and a slightly greater x.
     before = r.input.double() / r.scale.double() + r.zero_point.double()
     noise = 2.0**-10 + before.abs() * 2.0**-20
     least, greatest = (_ROUND[r.rounding](before + sign * noise).clamp(low, high) for sign in (-1, 1))
     if bool(((codes < least) | (codes > greatest)).any()):
         return "another function of its input than clamp(round(x / scale + zero point))"
+    return ""
+
+
+def _not_bipolar(r: Record, codes: Tensor) -> str:
+    if bool(r.zero_point.any()):
+        return "codes -1 and +1 with a zero point"
+    sign = torch.where(r.input >= 0, 1, -1)
+    if not torch.equal(codes.abs(), torch.ones_like(codes)) or not (r.is_parameter or torch.equal(codes, sign)):
+        return "another function of its input than its sign"
+    return ""
+
+
+def _not_truncation(r: Record, codes: Tensor, low: int, high: int) -> str:
+    given = r.truncated
+    assert given is not None
+    steps = torch.round(given.value.double() / given.scale.double())
+    factor = torch.exp2(torch.round(torch.log2(r.scale.double() / given.scale.double())))
+    expected = _ROUND[r.rounding](steps / factor) + r.zero_point.double()
+    if not torch.equal(codes.double(), expected.clamp(low, high)):
+        return "another function of its input than its code without some bits"
     return ""

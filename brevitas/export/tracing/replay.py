@@ -61,7 +61,7 @@ class _Replayer(Watched):
         return index, r
 
     def _emit(self, index: int, r: Record, x: Tensor) -> QuantTensor:
-        y = quant_node(x, self.placeholder, index, r.signed, r.narrow, "ROUND" if r.is_parameter else r.rounding)
+        y = quantizer_node(x, self.placeholder, index, r)
         return QuantTensor.unchecked(y, r.scale, r.zero_point, r.bit_width, r.signed, False, r.source)
 
     def on_quantizer(
@@ -110,17 +110,15 @@ class _Traced(nn.Module):
         return pytree.tree_map(float_value, output, is_leaf=lambda leaf: isinstance(leaf, QuantTensor))
 
 
-def quant_node(x: Tensor, placeholder: Tensor, index: int, signed: bool, narrow: bool, rounding: str) -> Tensor:
-    """Emit one ``Quant`` node into the traced graph; ``canonical`` puts the record's constants for the placeholders."""
-    attributes: dict[str, Any] = {
-        "signed": int(signed),
-        "narrow": int(narrow),
-        "rounding_mode": rounding,
-        RECORD_ATTRIBUTE: index,
-    }
-    inputs = (x, placeholder, placeholder, placeholder)
+def quantizer_node(x: Tensor, placeholder: Tensor, index: int, r: Record) -> Tensor:
+    """Emit one quantizer node into the traced graph; ``canonical`` puts the record's constants for the placeholders."""
+    attributes: dict[str, Any] = {RECORD_ATTRIBUTE: index}
+    if r.kind != "BipolarQuant":
+        rounding = "ROUND" if r.is_parameter else r.rounding
+        attributes |= {"signed": int(r.signed), "narrow": int(r.narrow), "rounding_mode": rounding}
+    inputs = (x, *(placeholder,) * len(r.constants()))
     return torch.onnx.ops.symbolic(
-        f"{DOMAIN}::Quant", inputs, attributes, dtype=x.dtype, shape=x.shape, version=DOMAIN_VERSION
+        f"{DOMAIN}::{r.kind}", inputs, attributes, dtype=x.dtype, shape=x.shape, version=DOMAIN_VERSION
     )
 
 

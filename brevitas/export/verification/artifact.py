@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Artifact", "Cut", "Parameter", "read_artifact"]
 
 FED = "::model"
-_ON_GRID = g.GRID_PRESERVING | {"QuantizeLinear", "DequantizeLinear", "Clip", "Quant"}
+_ON_GRID = g.GRID_PRESERVING | {"QuantizeLinear", "DequantizeLinear", "Clip", *g.KINDS}
 
 
 @dataclass(frozen=True)
@@ -180,10 +180,11 @@ def read_artifact(artifact: onnx.ModelProto | str | os.PathLike[str]) -> Artifac
         key, props = _key(node), _props(node)
         if key is None or key in known:
             continue
-        if node.op_type == "Quant":
+        if node.op_type in g.KINDS or props.get(g.PART) == g.VALUES:
             known.add(key)
             if node.input[0] in constants:
-                values, scale, zero_point = (onnx.numpy_helper.to_array(constants[i]) for i in node.input[:3])
+                values, scale, *rest = (onnx.numpy_helper.to_array(constants[i]) for i in node.input[:3])
+                zero_point = rest[0] if rest else np.zeros(())
                 read.parameters.append(Parameter(key, g.to_codes(values, scale, zero_point)))
             else:
                 read.cuts.append(Cut(key, node.output[0], "values", onnx.TensorProto.FLOAT))
