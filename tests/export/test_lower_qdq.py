@@ -8,7 +8,8 @@ from canonical_graphs import Builder, lowered
 from export_networks import attribute, initializers, node_named, op_types
 
 from brevitas.export import graph as g
-from brevitas.export.targets.qdq import TARGET, storage_type
+from brevitas.export.lowering.integer import storage_type
+from brevitas.export.targets.qdq import TARGET
 
 
 def run(proto, **feeds):

@@ -17,7 +17,7 @@ import numpy as np
 
 from brevitas.errors import ExportError
 from brevitas.export import graph as g
-from brevitas.export.targets.qdq import PERM
+from brevitas.export.lowering.integer import PERM
 
 if TYPE_CHECKING:
     import onnx
