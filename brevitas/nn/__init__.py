@@ -9,16 +9,36 @@
 torch.Size([2, 4])
 """
 
+from brevitas.nn.hadamard_classifier import HadamardClassifier
 from brevitas.nn.quant_activation import QuantIdentity, QuantNonLinearActLayer, QuantReLU
-from brevitas.nn.quant_conv import QuantConv2d
+from brevitas.nn.quant_conv import QuantConv1d, QuantConv2d, QuantConv3d
+from brevitas.nn.quant_conv_transpose import QuantConvTranspose1d, QuantConvTranspose2d, QuantConvTranspose3d
+from brevitas.nn.quant_embedding import QuantEmbedding
 from brevitas.nn.quant_linear import QuantLinear
+from brevitas.nn.quant_scale_bias import (
+    BatchNorm1dToQuantScaleBias,
+    BatchNorm2dToQuantScaleBias,
+    QuantScaleBias,
+    ScaleBias,
+)
 from brevitas.nn.weight_layer import QuantWeightBiasInputOutputLayer
 
 __all__ = [
+    "BatchNorm1dToQuantScaleBias",
+    "BatchNorm2dToQuantScaleBias",
+    "HadamardClassifier",
+    "QuantConv1d",
     "QuantConv2d",
+    "QuantConv3d",
+    "QuantConvTranspose1d",
+    "QuantConvTranspose2d",
+    "QuantConvTranspose3d",
+    "QuantEmbedding",
     "QuantIdentity",
     "QuantLinear",
     "QuantNonLinearActLayer",
     "QuantReLU",
+    "QuantScaleBias",
     "QuantWeightBiasInputOutputLayer",
+    "ScaleBias",
 ]

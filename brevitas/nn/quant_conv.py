@@ -14,7 +14,7 @@ from brevitas.nn.weight_layer import QuantWeightBiasInputOutputLayer
 from brevitas.quant import Int8WeightPerTensorFloat
 from injector import suggest
 
-__all__ = ["QuantConv2d"]
+__all__ = ["QuantConv1d", "QuantConv2d", "QuantConv3d"]
 
 Size = int | tuple[int, ...]
 
@@ -31,7 +31,7 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[in
 
 
 class _QuantConv(QuantWeightBiasInputOutputLayer):
-    """What the convolutions of every dimension share."""
+    """The convolutions of every dimension; a subclass adds that of ``torch.nn``."""
 
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -41,6 +41,46 @@ class _QuantConv(QuantWeightBiasInputOutputLayer):
     padding_type: str
     padding_mode: Any
     padding: Any
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_type: str = "standard",
+        padding_mode: str = "zeros",
+        weight_quant: Any = Int8WeightPerTensorFloat,
+        bias_quant: Any = None,
+        input_quant: Any = None,
+        output_quant: Any = None,
+        return_quant_tensor: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **kwargs: Any,
+    ) -> None:
+        padding_type = self._check_padding(padding, padding_type, padding_mode)
+        super().__init__(  # type: ignore[call-arg]
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=0 if padding_type == "same" else padding,
+            dilation=dilation,
+            groups=groups,
+            bias=bias,
+            padding_mode=padding_mode,
+            device=device,
+            dtype=dtype,
+        )
+        self.padding_type = padding_type
+        # Counted from the end, since the batch dim may be missing.
+        self._channel_dim = -1 - len(self.kernel_size)
+        self._init_quantizers(weight_quant, bias_quant, input_quant, output_quant, return_quant_tensor, kwargs)
 
     def _check_padding(self, padding: Any, padding_type: str, padding_mode: str) -> str:
         """The padding type, ``'same'`` also where ``padding='same'`` asks for it."""
@@ -98,6 +138,27 @@ def _tuple(size: Any) -> tuple[Any, ...]:
     return tuple(size) if isinstance(size, tuple | list) else (size,)
 
 
+class QuantConv1d(_QuantConv, nn.Conv1d):
+    """1-d convolution with quantized weight, and on request bias, input and output.
+
+    >>> import torch
+    >>> from brevitas.nn import QuantConv1d
+    >>> conv = QuantConv1d(3, 8, kernel_size=4, stride=2, padding_type='same', weight_bit_width=4)
+    >>> conv(torch.randn(1, 3, 15)).shape, int(conv.int_weight().abs().max())
+    (torch.Size([1, 8, 8]), 7)
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            as for ``torch.nn.Conv1d``.
+        others: as for :class:`QuantConv2d`.
+
+    Input (N, C, L) or (C, L).
+
+    Raises:
+        QuantConfigError: an option that is unknown, has no effect, or is illegal.
+    """
+
+
 class QuantConv2d(_QuantConv, nn.Conv2d):
     """2-d convolution with quantized weight, and on request bias, input and output.
 
@@ -108,11 +169,10 @@ class QuantConv2d(_QuantConv, nn.Conv2d):
     (torch.Size([1, 8, 6, 6]), torch.Size([8, 1, 1, 1]))
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
-            dtype: as for
-            ``torch.nn.Conv2d``.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            as for ``torch.nn.Conv2d``.
         padding_type: ``'standard'``, or ``'same'`` for an output of ceil(input / stride); ``padding='same'`` means the
-            same, here with strides too.
+            same, here with strides too. Where the zeros are an odd number, one more stands behind than before.
         weight_quant, bias_quant, input_quant, output_quant: quantizer class, proxy of another layer to share, or
             ``None``.
         return_quant_tensor: return a ``QuantTensor``.
@@ -124,44 +184,23 @@ class QuantConv2d(_QuantConv, nn.Conv2d):
         QuantConfigError: an option that is unknown, has no effect, or is illegal.
     """
 
-    #: The channel dim, counted from the end, since the batch dim may be missing.
-    _output_scale_dim = -3
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Size,
-        stride: Size = 1,
-        padding: Size | str = 0,
-        dilation: Size = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_type: str = "standard",
-        padding_mode: str = "zeros",
-        weight_quant: Any = Int8WeightPerTensorFloat,
-        bias_quant: Any = None,
-        input_quant: Any = None,
-        output_quant: Any = None,
-        return_quant_tensor: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        **kwargs: Any,
-    ) -> None:
-        padding_type = self._check_padding(padding, padding_type, padding_mode)
-        nn.Conv2d.__init__(
-            self,
-            in_channels,
-            out_channels,
-            kernel_size,  # type: ignore[arg-type]
-            stride=stride,  # type: ignore[arg-type]
-            padding=0 if padding_type == "same" else padding,  # type: ignore[arg-type]
-            dilation=dilation,  # type: ignore[arg-type]
-            groups=groups,
-            bias=bias,
-            padding_mode=padding_mode,  # type: ignore[arg-type]
-            device=device,
-            dtype=dtype,
-        )
-        self.padding_type = padding_type
-        self._init_quantizers(weight_quant, bias_quant, input_quant, output_quant, return_quant_tensor, kwargs)
+class QuantConv3d(_QuantConv, nn.Conv3d):
+    """3-d convolution with quantized weight, and on request bias, input and output.
+
+    >>> import torch
+    >>> from brevitas.nn import QuantConv3d
+    >>> conv = QuantConv3d(2, 4, kernel_size=(1, 3, 3), weight_bit_width=4)
+    >>> conv(torch.randn(1, 2, 5, 6, 6)).shape, conv.weights_per_output
+    (torch.Size([1, 4, 5, 4, 4]), 18)
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            as for ``torch.nn.Conv3d``.
+        others: as for :class:`QuantConv2d`.
+
+    Input (N, C, D, H, W) or (C, D, H, W).
+
+    Raises:
+        QuantConfigError: an option that is unknown, has no effect, or is illegal.
+    """

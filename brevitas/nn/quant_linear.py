@@ -37,7 +37,7 @@ class QuantLinear(QuantWeightBiasInputOutputLayer, nn.Linear):
         QuantConfigError: an option that is unknown, has no effect, or is illegal.
     """
 
-    _output_scale_dim = -1
+    _channel_dim = -1
 
     def __init__(
         self,

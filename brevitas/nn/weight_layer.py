@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from brevitas.core.utils import at_least_float32
-from brevitas.nn.attach import Slot, attach_quantizers
+from brevitas.nn.attach import Slot
 from brevitas.nn.introspection import (
     InputGetters,
     enabled_property,
@@ -16,26 +17,19 @@ from brevitas.nn.introspection import (
     quantity_getter,
     signed_property,
 )
-from brevitas.nn.quant_layer import QuantLayerMixin
+from brevitas.nn.quantized_weight import QuantWeightMixin
 from brevitas.nn.utils import merge_bn
 from brevitas.quant_tensor import QuantTensor, Source, accumulator_bit_width, code_range
 
 __all__ = ["QuantWeightBiasInputOutputLayer"]
 
 
-class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
+class QuantWeightBiasInputOutputLayer(QuantWeightMixin, InputGetters):
     """Body of the layers with a weight and perhaps a bias. A subclass gives ``inner_forward_impl`` and its geometry."""
 
-    output_channel_dim = 0
-    #: Dim of the output that runs over the channels.
-    _output_scale_dim = 1
+    #: Dim of input and output that runs over the channels.
+    _channel_dim = 1
 
-    is_weight_quant_enabled = enabled_property("weight")
-    is_quant_weight_signed = signed_property("weight")
-    is_quant_weight_narrow_range = narrow_property("weight")
-    quant_weight_scale = quantity_getter("weight", "scale")
-    quant_weight_zero_point = quantity_getter("weight", "zero_point")
-    quant_weight_bit_width = quantity_getter("weight", "bit_width")
     is_bias_quant_enabled = enabled_property("bias")
     is_quant_bias_signed = signed_property("bias")
     is_quant_bias_narrow_range = narrow_property("bias")
@@ -47,10 +41,8 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
     quant_output_bit_width = quantity_getter("output", "bit_width")
 
     # Set by torch's constructor and by the slots below.
-    weight: Any
     bias: Any
     out_channels: int
-    weight_quant: Any
     bias_quant: Any
     input_quant: Any
     output_quant: Any
@@ -75,19 +67,10 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
             Slot("input_quant", "act", input_quant, "input_", around),
             Slot("output_quant", "act", output_quant, "output_", around),
         ]
-        assert isinstance(self, nn.Module)
-        attach_quantizers(self, slots, keywords)
-        if self.weight.device.type != "cpu" or self.weight.dtype != torch.float32:
-            for slot in slots:
-                getattr(self, slot.argument).to(device=self.weight.device, dtype=self.weight.dtype)
+        self._attach(slots, keywords)
 
     @property
-    def weights_per_output(self) -> int:
-        """Number of weights that feed one output element."""
-        raise NotImplementedError
-
-    @property
-    def per_elem_ops(self) -> int:
+    def per_elem_ops(self) -> float:
         """Operations for one output element: a multiplication and an addition for each weight."""
         return 2 * self.weights_per_output
 
@@ -111,6 +94,10 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
         Raises:
             QuantMetadataError: the bias quantizer, or ``return_quant_tensor=True``, needs metadata that are not there.
         """
+        return self._quantized_forward(input, self.inner_forward_impl)
+
+    def _quantized_forward(self, input: Any, compute: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> Any:
+        """``forward`` with ``compute`` on the quantized input, weight and bias."""
         self._cache_input(input)
         x: Tensor | QuantTensor = input
         if self.input_quant.is_quant_enabled:
@@ -121,7 +108,7 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
         if bias is not None and self.bias_quant.is_quant_enabled:
             quant_bias = self._quantize_bias(bias, x, weight)
             bias = quant_bias.value
-        out = self.inner_forward_impl(_value(x), _value(weight), bias)
+        out = compute(_value(x), _value(weight), bias)
         if self.output_quant.is_quant_enabled:
             return self.pack_output(self.output_quant(out))
         if self.return_quant_tensor:
@@ -151,23 +138,36 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
             )
         if not isinstance(weight, QuantTensor):
             raise self.metadata_error(self._no_integers(preset), None, "set weight_quant=", own_scale)
-        self._check_input_scale(x)
+        self._check_scales(x, weight)
         scale = self._accumulator_scale(x, weight)
         width = self._accumulator_bit_width(x, weight, None) if self.bias_quant.requires_input_bit_width else None
         if not self.training and not torch.compiler.is_compiling():  # type: ignore[attr-defined]
             self._accumulator = (scale.detach(), None if width is None else width.detach())
         return self.bias_quant(bias, scale, width)
 
-    def _check_input_scale(self, x: QuantTensor) -> None:
-        if x.scale.numel() > 1 and not self.channelwise_separable:
+    def _check_scales(self, x: QuantTensor, weight: QuantTensor) -> None:
+        """Products can be added as integers only where they have one scale: one in all, or one an output channel."""
+        if x.scale.numel() > 1 and not self._is_input_per_channel(x):
             raise self.metadata_error(
                 f"a per-tensor input scale is needed, and the input has one of shape {tuple(x.scale.shape)}: products "
-                "of different "
-                "scales cannot be added as integers",
+                "of different scales cannot be added as integers",
                 None,
                 "set scaling_per_output_channel=False on the quantizer of the input",
                 f"re-quantize it with input_quant= on {self._here()}",
             )
+        if weight.scale.numel() > 1 and not _lies_in(weight.scale, self.output_channel_dim, weight.value):
+            raise self.metadata_error(
+                "a weight scale per tensor or per output channel is needed, and that of "
+                f"{self.weight_quant.quant_injector.__name__} varies within a channel (shape "
+                f"{tuple(weight.scale.shape)}): products of different scales cannot be added as integers",
+                None,
+                "set weight_scaling_per_output_type='channel' or 'tensor'",
+                "use a float bias and return_quant_tensor=False",
+            )
+
+    def _is_input_per_channel(self, x: QuantTensor) -> bool:
+        """Whether each output channel sees one of the input's scales."""
+        return self.channelwise_separable and _lies_in(x.scale, self._channel_dim, x.value)
 
     def _with_metadata(
         self, out: Tensor, x: Tensor | QuantTensor, weight: Tensor | QuantTensor, quant_bias: QuantTensor | None
@@ -193,14 +193,14 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
                 "set bias_quant=Int8Bias, Int16Bias or Int32Bias",
                 *self._other_outputs(),
             )
-        self._check_input_scale(x)
+        self._check_scales(x, weight)
         signed = any(
             (x.signed, weight.signed, x.is_shifted, weight.is_shifted, quant_bias is not None and quant_bias.signed)
         )
         scale = self._accumulator_scale(x, weight)
         if scale.numel() > 1:
             shape = [1] * out.ndim
-            shape[self._output_scale_dim % out.ndim] = scale.numel()
+            shape[self._channel_dim % out.ndim] = scale.numel()
             scale = scale.reshape(shape)
         else:
             scale = scale.reshape(())
@@ -222,6 +222,9 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
         if input_scale.numel() > 1:
             # Channel-wise separable: input channel c feeds the outputs c*r .. c*r + r - 1.
             input_scale = input_scale.repeat_interleave(self.out_channels // input_scale.numel())
+        if 1 < weight_scale.numel() < self.out_channels:
+            # A transposed weight holds the channels of one group after those of another, and one scale for them all.
+            weight_scale = weight_scale.repeat(self.out_channels // weight_scale.numel())
         return input_scale * weight_scale
 
     def _accumulator_bit_width(self, x: QuantTensor, weight: QuantTensor, quant_bias: QuantTensor | None) -> Tensor:
@@ -241,28 +244,6 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
             weight_shifted=weight.is_shifted,
             bias_range=bias_range,
         )
-
-    def quant_weight(self) -> Tensor | QuantTensor:
-        """The quantized weight, as in eval mode; the weight itself if ``weight_quant`` is off."""
-        return self.weight_quant.evaluate(self.weight)
-
-    def int_weight(self, float_datatype: bool = False) -> Tensor:
-        """Integer codes of the weight, int32 or (``float_datatype=True``) in the weight's dtype with gradient.
-
-        Raises:
-            QuantMetadataError: ``weight_quant`` is off.
-        """
-        weight = self.quant_weight()
-        if not isinstance(weight, QuantTensor):
-            raise self.metadata_error(
-                self._no_integers("int_weight()"), None, "set weight_quant= to an integer quantizer"
-            )
-        return weight.int(float_datatype)
-
-    def _no_integers(self, what: str) -> str:
-        if self.is_weight_quant_enabled:
-            return f"{what} needs integer weights, and {self.weight_quant.quant_injector.__name__} gives minifloats"
-        return f"{what} needs weight quantization, and weight_quant is off"
 
     def quant_bias(self) -> Tensor | QuantTensor | None:
         """The quantized bias, as in eval mode; ``None`` without a bias or without ``bias_quant``.
@@ -300,6 +281,13 @@ class QuantWeightBiasInputOutputLayer(QuantLayerMixin, InputGetters):
     def merge_bn_in(self, bn: nn.Module) -> None:
         """Fold a batch norm that follows this layer into its weight and bias (``brevitas.nn.utils.merge_bn``)."""
         merge_bn(self, bn, output_channel_dim=self.output_channel_dim)
+
+
+def _lies_in(scale: Tensor, dim: int, tensor: Tensor) -> bool:
+    """Whether a scale has one element for each index of one dim of a tensor, and varies in no other."""
+    size = tensor.shape[dim]
+    from_end = dim - tensor.ndim if dim >= 0 else dim
+    return scale.numel() == size and -from_end <= scale.ndim and scale.shape[from_end] == size
 
 
 def _value(x: Tensor | QuantTensor) -> Tensor:

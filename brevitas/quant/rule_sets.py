@@ -66,10 +66,14 @@ def rule_set(name: Any, place: SpecLocation) -> LocatedList:
     return _sets[name]
 
 
+#: Layers that multiply by a weight. An embedding multiplies nothing: quantizing its table is a decision of its own.
+_MULTIPLYING = ["Linear", *(f"{conv}{n}d" for conv in ("Conv", "ConvTranspose") for n in (1, 2, 3))]
+
+
 def _int(weight: str, act: str, unsigned_act: str) -> list[dict[str, Any]]:
-    """Weights of layers that have one, the outputs of activations, and what an identity passes on."""
+    """Weights of linear layers and convolutions, the outputs of activations, and what an identity passes on."""
     return [
-        {"type": ["Linear", "Conv2d"], "weight": weight},
+        {"type": _MULTIPLYING, "weight": weight},
         {"type": "ReLU", "act": unsigned_act},
         {"type": "Identity", "act": act},
     ]

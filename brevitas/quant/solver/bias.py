@@ -65,4 +65,6 @@ class BiasQuantSolver(ParameterQuantSolver):
             raise QuantConfigError(
                 "scaling_per_output_type = GROUP cannot be used here: a bias has one element a channel"
             )
-        return (common_channels(module),) if is_channel(scaling_per_output_type) else ()
+        return (
+            (common_channels(module, lambda layer: layer.out_channels),) if is_channel(scaling_per_output_type) else ()
+        )

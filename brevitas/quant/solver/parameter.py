@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from brevitas.core.function_wrapper import OverOutputChannelView, OverTensorView, TensorClamp, TensorClampSte
@@ -42,9 +42,9 @@ def layers_of(module: Any) -> Sequence[Any]:
     return module if isinstance(module, tuple) else (module,)
 
 
-def common_channels(module: Any) -> int:
-    """Number of output channels, the same in every layer that shares the quantizer."""
-    counts = [layer.out_channels for layer in layers_of(module)]
+def common_channels(module: Any, count: Callable[[Any], int]) -> int:
+    """Number of output channels by ``count``, the same in every layer that shares the quantizer."""
+    counts = [count(layer) for layer in layers_of(module)]
     if len(set(counts)) > 1:
         raise QuantConfigError(
             f"layers with {' and '.join(str(c) for c in sorted(set(counts)))} output channels cannot share a "

@@ -135,7 +135,10 @@ class WeightQuantSolver(ParameterQuantSolver):
         layer = layers_of(module)[0]
         _check_channels_alike(module)
         shape = [1] * layer.weight.ndim
-        shape[layer.output_channel_dim] = common_channels(module)
+        # A transposed weight in groups holds there the channels of one group, which share their scales with the others.
+        shape[layer.output_channel_dim] = common_channels(
+            module, lambda each: each.weight.shape[each.output_channel_dim]
+        )
         return tuple(shape)
 
     @value
