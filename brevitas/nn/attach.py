@@ -57,6 +57,11 @@ class Slot:
         quant: what the user passed: ``None``, a quantizer class, or a proxy of the same role.
         prefix: prefix of the layer's keywords for this quantizer; empty for the unprefixed one.
         supplied: directives that the layer itself gives, such as the fused activation.
+        owner: module inside the layer whose parameter is quantized and that gets the proxy; the layer itself if
+            ``None``. Messages name the layer and the argument, which are what the user wrote.
+        attribute: name of the owner's attribute; ``argument`` if empty.
+
+    Slots of several owners may have one ``argument``: each owner gets a quantizer of its own, with the same keywords.
     """
 
     argument: str
@@ -64,10 +69,16 @@ class Slot:
     quant: Any
     prefix: str
     supplied: Mapping[str, Any] = field(default_factory=dict)
+    owner: nn.Module | None = None
+    attribute: str = ""
+
+    def owner_in(self, layer: nn.Module) -> nn.Module:
+        """The module that gets the proxy."""
+        return layer if self.owner is None else self.owner
 
 
 def attach_quantizers(layer: nn.Module, slots: list[Slot], keywords: Mapping[str, Any]) -> None:
-    """Build the proxies of ``layer`` and set them as its attributes; nothing is set if one cannot be built.
+    """Build the proxies of ``layer`` and set them as attributes of their owners; none is set if one cannot be built.
 
     Raises:
         UnknownOptionError: a keyword that belongs to no slot.
@@ -75,9 +86,9 @@ def attach_quantizers(layer: nn.Module, slots: list[Slot], keywords: Mapping[str
     """
     location = caller_location()
     routed = _route(layer, slots, keywords, location)
-    built = {slot.argument: _build(layer, slot, routed[slot.argument], location) for slot in slots}
-    for argument, proxy in built.items():
-        setattr(layer, argument, proxy)
+    built = [(slot, _build(layer, slot, routed[slot.argument], location)) for slot in slots]
+    for slot, proxy in built:
+        setattr(slot.owner_in(layer), slot.attribute or slot.argument, proxy)
 
 
 def _route(
@@ -100,9 +111,9 @@ def _unknown_keyword(
 ) -> UnknownOptionError:
     own = Site(type(layer).__name__, "", "", layer_type=type(layer)).layer_arguments()
     directives = [s.prefix + name for s in slots for name, d in DIRECTIVES.items() if s.role in d.role_names]
-    near = suggest(keyword, [*own, *directives])
+    near = suggest(keyword, list(dict.fromkeys([*own, *directives])))
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    prefixes = ", ".join(f"{s.prefix}… ({s.argument})" for s in slots)
+    prefixes = ", ".join(dict.fromkeys(f"{s.prefix}… ({s.argument})" for s in slots))
     return UnknownOptionError(
         f"{type(layer).__name__} ({location}): unknown option '{keyword}' = {given!r}.{hint}\n  quantizer options "
         f"start with {prefixes}"
@@ -115,7 +126,7 @@ def _build(layer: nn.Module, slot: Slot, overrides: dict[str, Any], location: So
         type(layer).__name__, slot.argument, slot.role, location, slot.prefix, frozenset(overrides), type(layer)
     )
     if isinstance(slot.quant, nn.Module):
-        return _share(layer, slot, slot.quant, overrides, site)
+        return _share(slot.owner_in(layer), slot, slot.quant, overrides, site)
     quantizer = role.off if slot.quant is None else slot.quant
     if not is_quantizer(quantizer):
         raise QuantConfigError(
@@ -128,7 +139,7 @@ def _build(layer: nn.Module, slot: Slot, overrides: dict[str, Any], location: So
     if slot.supplied:
         quantizer = _with_supplied(quantizer, slot.supplied)
     proxy_class = getattr(quantizer, "proxy_class", role.proxy) if "proxy_class" in quantizer else role.proxy  # type: ignore[operator]
-    return proxy_class(layer, quantizer, site)
+    return proxy_class(slot.owner_in(layer), quantizer, site)
 
 
 # A layer supplies the same few directives to the same few presets: one class for each, so that its checks run once.
