@@ -157,7 +157,7 @@ class QuantEmbedding(QuantWeightMixin, nn.Embedding):
                 f"{self.weight_quant.quant_injector.__name__} has one of shape {tuple(weight.scale.shape)}: which "
                 "scales an output has would depend on the indices",
                 None,
-                "set weight_scaling_per_output_channel=False",
+                "set weight_scaling_per_output_type='tensor'",
                 *fixes,
             )
         scale, zero_point = weight.scale.reshape(()), weight.zero_point.reshape(())

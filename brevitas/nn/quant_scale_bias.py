@@ -182,6 +182,10 @@ class _BatchNormToQuantScaleBias(QuantScaleBias):
             )
         return super().channel_shape(x)
 
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"{self.num_features}, eps={self.eps}"
+
     def _load_from_state_dict(
         self,
         state_dict: Mapping[str, Any],

@@ -1,4 +1,4 @@
-"""QuantConv2d and QuantLinear: equality with torch, metadata, bias, padding, getters."""
+"""Layers with a weight: equality with torch, the formulas, metadata, bias, padding, getters."""
 
 import copy
 import math
@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from weight_layer_cases import LAYERS, build, quantized_input
 
 from brevitas.errors import QuantConfigError, QuantMetadataError
 from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear, QuantReLU
@@ -23,31 +24,6 @@ from brevitas.quant import (
     ShiftedUint8WeightPerTensorFloat,
 )
 from brevitas.quant_tensor import QuantTensor
-
-
-def quantized_input(shape, bits=8, signed=True, scale=0.02, zero_point=0.0, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    codes = torch.randint(low, high + 1, shape, generator=generator).float()
-    return QuantTensor((codes - zero_point) * scale, scale, zero_point, bits, signed)
-
-
-LAYERS = {
-    "linear": (QuantLinear, nn.Linear, (6, 4), {}, (3, 6)),
-    "linear 3d": (QuantLinear, nn.Linear, (6, 4), {}, (2, 3, 6)),
-    "conv": (QuantConv2d, nn.Conv2d, (4, 6, 3), {"stride": 2, "padding": 1}, (2, 4, 9, 8)),
-    "conv groups": (QuantConv2d, nn.Conv2d, (4, 8, (3, 2)), {"groups": 2, "dilation": 2}, (2, 4, 9, 8)),
-    "conv depthwise": (QuantConv2d, nn.Conv2d, (4, 8, 3), {"groups": 4}, (2, 4, 9, 8)),
-    "conv reflect": (QuantConv2d, nn.Conv2d, (4, 6, 3), {"padding": 1, "padding_mode": "reflect"}, (2, 4, 9, 8)),
-    "conv same": (QuantConv2d, nn.Conv2d, (4, 6, 4), {"padding": "same"}, (2, 4, 9, 8)),
-    "conv unbatched": (QuantConv2d, nn.Conv2d, (4, 6, 3), {}, (4, 9, 8)),
-}
-
-
-def build(name, **options):
-    quant_class, float_class, arguments, geometry, shape = LAYERS[name]
-    torch.manual_seed(0)
-    return quant_class(*arguments, **geometry, **options), float_class(*arguments, **geometry), shape
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -86,7 +62,7 @@ def test_trains_under_a_gradient_check_without_quantizers(name):
     "weight_quant", [Int8WeightPerTensorFloat, Int8WeightPerChannelFloat, ShiftedUint8WeightPerTensorFloat]
 )
 @pytest.mark.parametrize("zero_point", [0.0, 3.0])
-@pytest.mark.parametrize("name", [n for n in LAYERS if n not in ("conv reflect", "conv unbatched")])
+@pytest.mark.parametrize("name", [n for n in LAYERS if not ("unbatched" in n or "padded by" in n)])
 def test_output_metadata_is_the_grid_of_the_accumulator(name, weight_quant, zero_point):
     layer, _, shape = build(name, weight_quant=weight_quant, bias_quant=Int32Bias, return_quant_tensor=True)
     layer.eval()
@@ -110,11 +86,43 @@ def test_output_metadata_is_the_grid_of_the_accumulator(name, weight_quant, zero
     assert list(y.scale.shape) == (expected if weight_quant is Int8WeightPerChannelFloat else [])
 
 
-def test_scale_of_an_unbatched_convolution_runs_over_its_channels():
+@pytest.mark.parametrize("name", [n for n in LAYERS if "unbatched" in n])
+def test_scale_of_an_unbatched_convolution_runs_over_its_channels(name):
     layer, _, shape = build(
-        "conv unbatched", weight_quant=Int8WeightPerChannelFloat, bias_quant=Int32Bias, return_quant_tensor=True
+        name, weight_quant=Int8WeightPerChannelFloat, bias_quant=Int32Bias, return_quant_tensor=True
     )
-    assert layer(quantized_input(shape)).scale.shape == (6, 1, 1)
+    y = layer(quantized_input(shape))
+    assert y.scale.shape == (6, *[1] * (len(shape) - 1)) and y.is_valid
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_values_and_gradients_are_those_of_the_formulas(name, per_channel):
+    layer, plain, shape = build(name, bias_quant=Int32Bias, weight_scaling_per_output_channel=per_channel)
+    layer.double(), plain.double()
+    codes = quantized_input(shape, signed=False).int()
+
+    def gradients(forward, weight, bias):
+        scale = torch.tensor(0.02, dtype=torch.float64, requires_grad=True)
+        y = forward(QuantTensor(codes * scale, scale, 0, 8, False), weight, bias)
+        (y * torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view(y.shape)).sum().backward()
+        return y, weight.grad, bias.grad, scale.grad
+
+    def formulas(x, weight, bias):
+        dims = [d for d in range(weight.ndim) if d != layer.output_channel_dim or not per_channel]
+        scale = (weight.abs().amax(dims, keepdim=True) if dims else weight.abs()) / 127
+        steps = weight / scale
+        quantized = (steps + (steps.round() - steps).detach()) * scale
+        # The channels of a transposed weight are those of one group; the next group has the same scales.
+        bias_scale = x.scale * (scale.flatten().repeat(len(bias) // scale.numel()) if per_channel else scale.flatten())
+        bias_steps = bias / bias_scale
+        bias = (bias_steps + (bias_steps.round() - bias_steps).detach()) * bias_scale
+        return torch.func.functional_call(plain, {"weight": quantized, "bias": bias}, x.value)
+
+    start = [p.detach().clone().requires_grad_() for p in (layer.weight, layer.bias)]
+    expected = gradients(formulas, *start)
+    for found, wanted in zip(gradients(lambda x, *_: layer(x), layer.weight, layer.bias), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 
 
 def test_bit_width_golden_values():

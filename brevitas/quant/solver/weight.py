@@ -146,4 +146,9 @@ class WeightQuantSolver(ParameterQuantSolver):
         layers = layers_of(module)
         if len(layers) > 1:
             raise QuantConfigError("a group-wise scale cannot be shared between layers; give each its own quantizer")
+        if group_dim >= layers[0].weight.ndim:
+            raise QuantConfigError(
+                f"group_dim = {group_dim}: the weight of {type(layers[0]).__name__} has the shape "
+                f"{tuple(layers[0].weight.shape)} and no such dim; use scaling_per_output_type = TENSOR or CHANNEL"
+            )
         return tuple(group_shape(list(layers[0].weight.shape), group_size, group_dim))
