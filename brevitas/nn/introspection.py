@@ -12,24 +12,33 @@ from torch import Tensor
 
 from brevitas.quant_tensor import QuantTensor
 
-__all__ = ["InputGetters", "quantity_getter"]
+__all__ = ["InputGetters", "OutputGetters", "quantity_getter"]
 
 _CACHES = {"input": "_cached_input", "output": "_cached_output", "act": "_cached_output"}
 
 
-def quantity_getter(part: str, quantity: str) -> Callable[[Any], Tensor | None]:
+def _proxy_of(layer: Any, part: str) -> Any:
+    """The quantizer of a part; ``None`` for a layer that has no such argument."""
+    return getattr(layer, f"{part}_quant", None)
+
+
+def _cached(layer: Any, part: str) -> QuantTensor | None:
+    cached = getattr(layer, _CACHES[part]) if part in _CACHES else None
+    return cached if isinstance(cached, QuantTensor) else None
+
+
+def quantity_getter(part: str, quantity: str, quantizer: str | None = None) -> Callable[[Any], Tensor | None]:
     """A method that returns a quantizer's scale, zero point or bit width.
 
     From the quantizer ``<part>_quant`` if it is on, else from the last eval forward if the layer caches it, else
-    ``None``.
+    ``None``. ``quantizer`` names another one that makes the part, such as ``trunc`` for the output of a pool.
     """
 
     def get(self: Any) -> Tensor | None:
-        proxy = getattr(self, f"{part}_quant")
-        if proxy.is_quant_enabled:
-            return getattr(proxy, quantity)()
-        cached = getattr(self, _CACHES[part]) if part in _CACHES else None
-        return getattr(cached, quantity) if isinstance(cached, QuantTensor) else None
+        proxy = _proxy_of(self, quantizer or part)
+        known = getattr(proxy, quantity)() if proxy is not None and proxy.is_quant_enabled else None
+        cached = _cached(self, part) if known is None else None
+        return known if cached is None else getattr(cached, quantity)
 
     words = quantity.replace("_", " ")
     get.__name__ = f"quant_{part}_{quantity}"
@@ -37,37 +46,37 @@ def quantity_getter(part: str, quantity: str) -> Callable[[Any], Tensor | None]:
     return get
 
 
-def enabled_property(part: str) -> property:
-    """A property that tells whether the quantizer ``<part>_quant`` is on."""
-    return property(
-        lambda self: getattr(self, f"{part}_quant").is_quant_enabled, doc=f"Whether the {part} is quantized."
-    )
+def enabled_property(part: str, quantizer: str | None = None) -> property:
+    """A property that tells whether the quantizer ``<part>_quant``, or the one of another name, is on."""
+
+    def get(self: Any) -> bool:
+        proxy = _proxy_of(self, quantizer or part)
+        return proxy is not None and proxy.is_quant_enabled
+
+    return property(get, doc=f"Whether the {part} is quantized.")
 
 
-def _flag(part: str, flag: str, doc: str) -> property:
+def _flag(part: str, flag: str, doc: str, quantizer: str | None) -> property:
     def get(self: Any) -> bool | None:
-        proxy = getattr(self, f"{part}_quant")
-        own = getattr(proxy, f"is_{flag}")
-        if own is None and flag == "signed" and part in _CACHES:
-            cached = getattr(self, _CACHES[part])
-            return cached.signed if isinstance(cached, QuantTensor) else None
-        return own
+        own = getattr(_proxy_of(self, quantizer or part), f"is_{flag}", None)
+        cached = _cached(self, part) if own is None and flag == "signed" else None
+        return own if cached is None else cached.signed
 
     return property(get, doc=doc)
 
 
-def signed_property(part: str) -> property:
+def signed_property(part: str, quantizer: str | None = None) -> property:
     """A property that tells whether codes are signed, ``None`` if unknown."""
-    return _flag(part, "signed", f"Whether the codes of the {part} are signed; ``None`` if unknown.")
+    return _flag(part, "signed", f"Whether the codes of the {part} are signed; ``None`` if unknown.", quantizer)
 
 
-def narrow_property(part: str) -> property:
+def narrow_property(part: str, quantizer: str | None = None) -> property:
     """A property that tells whether the range is narrow, ``None`` if unknown."""
-    return _flag(part, "narrow_range", f"Whether the range of the {part} is narrow; ``None`` if unknown.")
+    return _flag(part, "narrow_range", f"Whether the range of the {part} is narrow; ``None`` if unknown.", quantizer)
 
 
 class InputGetters:
-    """Getters of ``input_quant``, which weight and activation layers have."""
+    """Getters of ``input_quant``; of the cached input for a layer without one."""
 
     is_input_quant_enabled = enabled_property("input")
     is_quant_input_signed = signed_property("input")
@@ -75,3 +84,14 @@ class InputGetters:
     quant_input_scale = quantity_getter("input", "scale")
     quant_input_zero_point = quantity_getter("input", "zero_point")
     quant_input_bit_width = quantity_getter("input", "bit_width")
+
+
+class OutputGetters:
+    """Getters of ``output_quant``; of the cached output for a layer without one."""
+
+    is_output_quant_enabled = enabled_property("output")
+    is_quant_output_signed = signed_property("output")
+    is_quant_output_narrow_range = narrow_property("output")
+    quant_output_scale = quantity_getter("output", "scale")
+    quant_output_zero_point = quantity_getter("output", "zero_point")
+    quant_output_bit_width = quantity_getter("output", "bit_width")

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from brevitas.errors import QuantMetadataError
 from brevitas.proxy.quant_proxy import QuantProxyFromInjector
-from brevitas.quant_tensor import QuantTensor
+from brevitas.quant_tensor import QuantTensor, Source
+from brevitas.quant_tensor.checks import require, show
+from brevitas.utils.module_path import find_module
 
 __all__ = ["AccQuantProxyProtocol", "ClampQuantProxyFromInjector", "TruncQuantProxyFromInjector"]
 
@@ -34,10 +36,21 @@ class _AccumulatorQuantProxy(QuantProxyFromInjector):
     def _quant_tensor_of(self, x: Any) -> QuantTensor:
         if not isinstance(x, QuantTensor):
             raise QuantMetadataError(
-                f"{self.site}: {self.quant_injector.__name__} works on integers and needs a QuantTensor, and the input "
-                "is a plain Tensor; set return_quant_tensor=True on the layer before"
+                f"{self._where()}: {self.quant_injector.__name__} works on integers and needs a QuantTensor, and the "
+                "input is a plain Tensor; set return_quant_tensor=True on the layer before"
             )
         return x
+
+    def _where(self) -> str:
+        """The layer, with its path where that is known, and the argument."""
+        found = find_module(lambda m: any(child is self for child in m.children()))
+        if found is None or not found[0]:
+            return str(self.site)
+        return f"{type(found[1]).__name__} '{found[0]}', {self.site.argument}"
+
+    def _source_for(self, shifted: bool | None, scale_uid: int = Source.NO_UID) -> Source:
+        # Derived, since the grid is that of the input, more or less: two results need not have one scale.
+        return Source.derived(self.source.name, shifted=shifted, scale_uid=scale_uid)
 
     def scale(self) -> Tensor | None:
         """``None``: the scale is that of the input."""
@@ -75,7 +88,8 @@ class TruncQuantProxyFromInjector(_AccumulatorQuantProxy):
             return x
         x = self._quant_tensor_of(x)
         y, scale, zero_point, width = self.tensor_quant(x.value, x.scale, x.zero_point, x.bit_width, x.signed)
-        return QuantTensor.unchecked(y, scale, zero_point, width, x.signed, self.training, self.source)
+        source = self._source_for(None if x.source is None else x.source.shifted)
+        return QuantTensor.unchecked(y, scale, zero_point, width, x.signed, self.training, source)
 
     def bit_width(self) -> Tensor | None:
         """Bit width of the output; ``None`` if off."""
@@ -112,16 +126,21 @@ class ClampQuantProxyFromInjector(_AccumulatorQuantProxy):
         x = self._quant_tensor_of(x)
         if x.signed is not bool(self.is_signed):
             raise QuantMetadataError(
-                f"{self.site}: {self.quant_injector.__name__} has signed={self.is_signed}, and the input has "
+                f"{self._where()}: {self.quant_injector.__name__} has signed={self.is_signed}, and the input has "
                 f"signed={x.signed}; declare the sign of the input"
             )
-        if not x.is_zero_zero_point():
-            raise QuantMetadataError(
-                f"{self.site}: most significant bits can be taken off symmetric integers only, and the input has a "
-                "zero point other than 0"
+        if x.source is None or x.source.shifted is not False:
+            require(
+                lambda: ~x.zero_point.any(),
+                f"{self.site}: the zero point is not 0",
+                lambda: (
+                    f"{self._where()}: most significant bits can be taken off symmetric integers only, and the input "
+                    f"has the zero point {show(x.zero_point)}; quantize it with a zero point of 0"
+                ),
             )
         y, scale, zero_point, width = self.tensor_quant(x.value, x.scale, x.bit_width)
-        return QuantTensor.unchecked(y, scale, zero_point, width, x.signed, self.training, self.source)
+        source = self._source_for(False, Source.NO_UID if x.source is None else x.source.scale_uid)
+        return QuantTensor.unchecked(y, scale, zero_point, width, x.signed, self.training, source)
 
     def bit_width(self) -> Tensor | None:
         """``None``: the width depends on that of the input."""

@@ -48,6 +48,10 @@ class _Replayer(Watched):
         self._steps = list(enumerate(recording.records))
         self._recorded = {r.quantizer for r in recording.records}
         self._cursor: Iterator[tuple[int, Record]] = iter(())
+        for module in self.model.modules():
+            # An average pool sums codes one by one. In the graph it is one operator, whose float noise Trunc removes.
+            if hasattr(module, "average_of_values"):
+                module.average = module.average_of_values
 
     def restart(self) -> None:
         """Go back to the first record."""
