@@ -1,5 +1,8 @@
 """What can be asked of, and done to, a whole model."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from brevitas.graph import layer_pairs as _layer_pairs
 from brevitas.graph.converters import register_converter
 from brevitas.graph.describe import spec_of
@@ -8,4 +11,19 @@ from brevitas.graph.rebuild import apply_spec
 
 del _layer_pairs  # imported to register the converters
 
-__all__ = ["apply_spec", "explain", "register_converter", "spec_of"]
+if TYPE_CHECKING:
+    from brevitas.graph.scale_flow import check_scales
+
+__all__ = ["apply_spec", "check_scales", "explain", "register_converter", "spec_of"]
+
+_LAZY = {"check_scales": "brevitas.graph.scale_flow"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'brevitas.graph' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

@@ -24,6 +24,7 @@ from brevitas.quant_tensor.bit_width import (
     product_range,
     sum_bit_width,
 )
+from brevitas.quant_tensor.dispatch import keeps_grid
 from brevitas.quant_tensor.source import Source, dropped_by
 from brevitas.quant_tensor.tensor import QuantTensor
 
@@ -39,6 +40,7 @@ __all__ = [
     "code_range",
     "difference_bit_width",
     "dropped_by",
+    "keeps_grid",
     "negated_bit_width",
     "product_bit_width",
     "product_range",

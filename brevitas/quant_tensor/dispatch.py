@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["NARY", "UNARY", "implements"]
+__all__ = ["NARY", "UNARY", "implements", "keeps_grid"]
 
 Handler = Callable[..., Any]
 
@@ -31,3 +31,14 @@ def implements(*names: str, table: dict[str, Handler] = UNARY) -> Callable[[Hand
         return handler
 
     return register
+
+
+def keeps_grid(func: Handler) -> bool:
+    """Whether a torch function may return a :class:`QuantTensor`; what else it takes may still prevent that.
+
+    >>> import torch
+    >>> keeps_grid(torch.relu), keeps_grid(torch.sigmoid)
+    (True, False)
+    """
+    name = getattr(func, "__name__", "")
+    return name in NARY or (name in UNARY and not (name.endswith("_") and not name.endswith("__")))
