@@ -196,33 +196,42 @@ class _BatchNormToQuantScaleBias(QuantScaleBias):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        folded = self._folded(state_dict, prefix, error_msgs)
+        own = {name: state_dict.get(prefix + name) for name in ("running_mean", "running_var", "weight", "bias")}
+        found = dict(state_dict)
+        if own["running_mean"] is not None or own["running_var"] is not None:
+            problem = self._problem(own)
+            if problem:
+                # Half a batch norm must not be taken for the scale and bias of this layer.
+                error_msgs.append(f"'{prefix.removesuffix('.')}' ({type(self).__name__}): {problem}")
+                return
+            found |= {prefix + name: tensor for name, tensor in self._folded(**own).items()}
+            for name in ("running_mean", "running_var", "num_batches_tracked"):
+                found.pop(prefix + name, None)
         super()._load_from_state_dict(  # type: ignore[misc]
-            folded, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+            found, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
-    def _folded(self, state_dict: Mapping[str, Any], prefix: str, error_msgs: list[str]) -> dict[str, Any]:
-        """A copy of ``state_dict`` with scale and bias in place of a batch norm, where there is one."""
-        found = dict(state_dict)
-        names = ("running_mean", "running_var", "weight", "bias")
-        mean, var, weight, bias = (found.get(prefix + name) for name in names)
-        if mean is None or var is None or (weight is None) != (bias is None):
-            return found
-        for name, tensor in zip(names, (mean, var, weight, bias), strict=True):
-            if tensor is not None and tuple(tensor.shape) != (self.num_features,):
-                error_msgs.append(
-                    f"size mismatch for {prefix}{name}: {tuple(tensor.shape)} in the checkpoint, and "
-                    f"{type(self).__name__} has {self.num_features} features"
-                )
-        if error_msgs:
-            return found
+    def _problem(self, own: Mapping[str, Tensor | None]) -> str:
+        """Why this is no state of a batch norm of ``num_features`` channels; empty if it is one."""
+        affine = own["weight"] is not None or own["bias"] is not None
+        for name in ("running_mean", "running_var", *(("weight", "bias") if affine else ())):
+            tensor = own[name]
+            if tensor is None:
+                return f"the state of a batch norm without '{name}'"
+            if tuple(tensor.shape) != (self.num_features,):
+                return f"'{name}' of shape {tuple(tensor.shape)}; expected ({self.num_features},)"
+        return ""
+
+    def _folded(
+        self, running_mean: Tensor, running_var: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Weight and bias by which the batch norm acts in eval mode."""
+        gamma, beta = (None if t is None else at_least_float32(t) for t in (weight, bias))
         with torch.no_grad():
-            wide = (None if t is None else at_least_float32(t) for t in (weight, bias))
-            factor, summand = mul_add_from_bn(at_least_float32(mean), at_least_float32(var), self.eps, *wide)
-        found |= {prefix + "weight": factor.to(mean.dtype), prefix + "bias": summand.to(mean.dtype)}
-        for name in ("running_mean", "running_var", "num_batches_tracked"):
-            found.pop(prefix + name, None)
-        return found
+            factor, summand = mul_add_from_bn(
+                at_least_float32(running_mean), at_least_float32(running_var), self.eps, gamma, beta
+            )
+        return {"weight": factor.to(running_mean.dtype), "bias": summand.to(running_mean.dtype)}
 
 
 class BatchNorm1dToQuantScaleBias(_BatchNormToQuantScaleBias):
