@@ -94,6 +94,9 @@ def build_quantized(
         proxy = proxy_of(new, role)
         if settings.roles[role].off is None and "share" not in settings.roles[role].keys:
             _locate(proxy, settings.roles[role])
+    # A layer may let one quantizer serve two roles: both change then.
+    made = [proxy_of(new, role) for role in changed]
+    changed |= {role for role in converter.roles if any(proxy_of(new, role) is proxy for proxy in made)}
     return Built(layer, new, not layer.is_quantized, frozenset(changed), options)
 
 
@@ -184,6 +187,11 @@ def _options(settings: LayerSettings, converter: Converter) -> dict[str, Any]:
                 f"{entry.place}: 'layer' has the unknown key '{name}' for {layer}{did_you_mean(name, known)}"
             )
         _check_option(name, entry, known[name])
+        fixed = getattr(converter.quantized, "construction_options", ())
+        if layer.is_quantized and name in fixed and entry.value != options[name]:
+            raise SpecError(
+                f"{entry.place}: '{name}' of {layer} is {options[name]!r}; it is fixed when the layer is made"
+            )
         options[name] = entry.value
     return options
 
@@ -204,8 +212,12 @@ def _construct(
 ) -> nn.Module:
     """An instance of ``cls`` that has the parameters, hooks, mode and further attributes of the present layer."""
     source = settings.layer.module
-    arguments = converter.arguments(source)
     _refuse_what_would_be_lost(settings)
+    try:
+        arguments = converter.arguments(source)
+    except QuantConfigError as error:
+        raise _refused(settings, error) from error
+    _refuse_contradictions(settings, arguments)
     weight = getattr(source, "weight", None)
     if weight is not None:
         arguments |= {k: getattr(weight, k) for k in ("device", "dtype") if converter.takes(cls, k)}
@@ -230,6 +242,17 @@ def _refused(settings: LayerSettings, error: Exception) -> SpecError:
     role = next((r for r in settings.roles if f" {r}_quant=" in text or f", {r}_quant" in text), None)
     place = settings.roles[role].place if role else settings.last.location if settings.last else None
     return SpecError(f"{place}: {settings.layer}: {text}")
+
+
+def _refuse_contradictions(settings: LayerSettings, arguments: Mapping[str, Any]) -> None:
+    """A directive that is an argument of the layer too, such as ``min_val``, has one value."""
+    for role, wanted in settings.roles.items():
+        for name, entry in wanted.keys.items():
+            if ROLES[role] == role and role != "weight" and name in arguments and entry.value != arguments[name]:
+                raise SpecError(
+                    f"{entry.place}: '{name}' of '{role}' is {entry.value!r}, and {settings.layer} has {name} = "
+                    f"{arguments[name]!r}; leave it out, or change the layer"
+                )
 
 
 def _refuse_what_would_be_lost(settings: LayerSettings) -> None:

@@ -52,7 +52,8 @@ class Converter:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Options that only the quantized class has, with their defaults: ``return_quant_tensor`` and others."""
-        shared = inspect.signature(self.float.__init__).parameters
+        # A class that is its own float form shares its options with nothing.
+        shared = {} if self.float is self.quantized else inspect.signature(self.float.__init__).parameters
         return {
             name: parameter.default
             for name, parameter in self.parameters.items()

@@ -184,9 +184,10 @@ def _layer(rule: LocatedMapping) -> LocatedMapping:
             f"{rule.where('layer')}: 'layer' is {_shown(value)}; expected a mapping, {{return_quant_tensor: true}}"
         )
     returns = value.get("return_quant_tensor", False)
-    if not isinstance(returns, bool):
+    if returns is not None and not isinstance(returns, bool):
         raise SpecError(
-            f"{value.where('return_quant_tensor')}: 'return_quant_tensor' is {returns!r}; expected true or false"
+            f"{value.where('return_quant_tensor')}: 'return_quant_tensor' is {returns!r}; expected true or false, or "
+            "null for a layer that follows its input"
         )
     return value
 

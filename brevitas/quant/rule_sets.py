@@ -74,8 +74,8 @@ def _int(weight: str, act: str, unsigned_act: str) -> list[dict[str, Any]]:
     """Weights of linear layers and convolutions, the outputs of activations, and what an identity passes on."""
     return [
         {"type": _MULTIPLYING, "weight": weight},
-        {"type": "ReLU", "act": unsigned_act},
-        {"type": "Identity", "act": act},
+        {"type": ["ReLU", "Sigmoid"], "act": unsigned_act},
+        {"type": ["Identity", "Tanh"], "act": act},
     ]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from brevitas.export import ExportError, Violation, capture, get_target, list_targets
-from brevitas.nn import QuantConv2d, QuantIdentity
+from brevitas.nn import ClampQuantAccumulator, QuantAvgPool2d, QuantConv2d, QuantIdentity
 from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerTensorFloat
 
 __all__ = ["SHAPE", "Verdict", "layer_with", "verdicts"]
@@ -35,11 +35,15 @@ def layer_with(role: str, quantizer: type) -> nn.Module | None:
         return QuantConv2d(SHAPE[1], 4, 3, bias=True, weight_quant=Int8WeightPerTensorFloat, bias_quant=quantizer)
     if role == "act":
         return QuantIdentity(act_quant=quantizer)
+    if role == "trunc":
+        return QuantAvgPool2d(2, trunc_quant=quantizer)
+    if role == "clamp":
+        return ClampQuantAccumulator(quantizer)
     return None
 
 
 class _Bench(nn.Module):
-    """Layers side by side; those with weights read a quantized input."""
+    """Layers side by side; all but those that quantize floats read a quantized input."""
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         super().__init__()
