@@ -92,7 +92,7 @@ class _QuantConvTranspose(QuantWeightBiasInputOutputLayer):
     def weights_per_output(self) -> int:
         """Number of weights that feed one output element, at most: those that the stride lets meet."""
         sizes = zip(self.kernel_size, self.stride, self.dilation, strict=True)
-        return self.in_channels // self.groups * prod(taps(*size) for size in sizes)
+        return self.in_channels // self.groups * prod([taps(*size) for size in sizes])
 
     @property
     def per_elem_ops(self) -> float:
