@@ -250,7 +250,7 @@ def test_rule_sets():
     # A set is for many models: this one has no activation, and another has nothing at all for it.
     assert apply_spec(nn.Sequential(nn.Linear(2, 2)), "preset: int8")
     with pytest.raises(SpecError, match="no rule of the preset 'int8' matches a layer"):
-        apply_spec(nn.Sequential(nn.Sigmoid()), "preset: int8")
+        apply_spec(nn.Sequential(nn.Softmax(1)), "preset: int8")
     remove = register_rule_set("mine", [{"type": "Linear", "weight": {"bit_width": 3}}])
     try:
         assert int(apply_spec(nn.Sequential(nn.Linear(2, 2)), "preset: mine")[0].quant_weight_bit_width()) == 3
