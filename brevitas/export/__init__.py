@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from brevitas.errors import ExportError
-from brevitas.export.manager import ONNXManager, QONNXManager, StdONNXManager, StdQCDQONNXManager, check, lower
+from brevitas.export.manager import (
+    FINNManager,
+    ONNXManager,
+    QONNXManager,
+    StdONNXManager,
+    StdQCDQONNXManager,
+    StdQOpONNXManager,
+    check,
+    lower,
+)
 from brevitas.export.targets import Target, get_target, list_targets, register, unregister
 from brevitas.export.tracing import capture
 from brevitas.export.verification import VerifyReport, verify
@@ -32,16 +41,20 @@ __all__ = [
     "BrevitasONNXManager",
     "ExportError",
     "ExportWarning",
+    "FINNManager",
     "QONNXManager",
     "StdONNXManager",
     "StdQCDQONNXManager",
+    "StdQOpONNXManager",
     "Target",
     "VerifyReport",
     "Violation",
     "capture",
     "check",
     "export_brevitas_onnx",
+    "export_finn_onnx",
     "export_onnx_qcdq",
+    "export_onnx_qop",
     "export_qonnx",
     "export_standard_onnx",
     "get_target",
@@ -70,7 +83,9 @@ def _alias(name: str, manager: type[ONNXManager]) -> Any:
     return function
 
 
+export_finn_onnx = _alias("export_finn_onnx", FINNManager)
 export_qonnx = _alias("export_qonnx", QONNXManager)
 export_brevitas_onnx = _alias("export_brevitas_onnx", QONNXManager)
 export_standard_onnx = _alias("export_standard_onnx", StdONNXManager)
 export_onnx_qcdq = _alias("export_onnx_qcdq", StdQCDQONNXManager)
+export_onnx_qop = _alias("export_onnx_qop", StdQOpONNXManager)

@@ -12,7 +12,10 @@ survives in the written file.
     brevitas.quantizer      quantizer nodes: qualified name of the quantizer ('conv1.weight_quant')
     brevitas.role           weight, bias, input, output, act, snap, ...
     brevitas.call           which call of that quantizer, in execution order, from 0
-    brevitas.part           lowered quantizers: quantize, clip, dequantize; or values, whose output is the result
+    brevitas.part           lowered quantizers: quantize, clip, dequantize; codes or values, whose output is the result
+    brevitas.constants      JSON list of the parameters that the node reads as integers: quantizer, call, initializer,
+                            perm (of the stored codes) and offset (subtracted from them)
+    brevitas.offset         of codes that are stored in a type of the other sign
     brevitas.collected      '0' where runtime statistics were never collected
     brevitas.unsupported    what the quantizer does that its node does not express, in words
 
@@ -62,9 +65,14 @@ CALL = "brevitas.call"
 PART = "brevitas.part"
 COLLECTED = "brevitas.collected"
 UNSUPPORTED = "brevitas.unsupported"
-#: Part of a lowered quantizer: the node whose output holds the quantized values.
+CONSTANTS = "brevitas.constants"
+OFFSET = "brevitas.offset"
+#: Part of a lowered quantizer: the node whose output holds the quantized values, or their codes.
 VALUES = "values"
-NODE_KEYS = (LAYER, CLASS, QUANTIZER, ROLE, CALL, PART, COLLECTED, UNSUPPORTED)
+CODES = "codes"
+#: Role of the quantizer that stands for a graph input that is given as a QuantTensor.
+INPUT_CODES = "input_codes"
+NODE_KEYS = (LAYER, CLASS, QUANTIZER, ROLE, CALL, PART, COLLECTED, UNSUPPORTED, CONSTANTS, OFFSET)
 
 FORMAT = "brevitas.format"
 TARGET = "brevitas.target"
@@ -120,7 +128,8 @@ class Quantizer:
     """A quantizer node of the canonical graph, read.
 
     ``scale`` and ``zero_point`` are those of its output, float32 arrays, 0-d where one number serves the tensor.
-    ``truncated`` is the grid of the input of a ``Trunc`` node.
+    ``truncated`` is the grid of the input of a ``Trunc`` node. ``offset`` is added to codes and zero point where they
+    are stored in an integer type of the other sign.
     """
 
     node: ir.Node
@@ -131,6 +140,7 @@ class Quantizer:
     narrow: bool
     rounding: str
     truncated: Grid | None = None
+    offset: int = 0
 
     @staticmethod
     def read(node: ir.Node) -> Quantizer:
@@ -196,8 +206,14 @@ class Quantizer:
 
     @property
     def range(self) -> tuple[int, int]:
-        """Least and greatest code."""
-        return (-1, 1) if self.is_bipolar else integer_range(self.bits, self.signed, self.narrow)
+        """Least and greatest code, as stored."""
+        low, high = (-1, 1) if self.is_bipolar else integer_range(self.bits, self.signed, self.narrow)
+        return low + self.offset, high + self.offset
+
+    @property
+    def stored_zero_point(self) -> np.ndarray:
+        """The zero point of codes as stored."""
+        return self.zero_point + np.float32(self.offset)
 
     @property
     def varying_dims(self) -> tuple[int, ...]:
@@ -209,13 +225,13 @@ class Quantizer:
         return tuple(sorted(dims))
 
     def codes(self) -> np.ndarray:
-        """Integer codes (int64) of a parameter."""
+        """Integer codes (int64) of a parameter, as stored."""
         values = constant(self.node.inputs[0])
         if values is None:
             raise ValueError(
                 f"quantizer node {self.node.name!r} quantizes a computed tensor, which has no constant codes"
             )
-        return to_codes(values, self.scale, self.zero_point)
+        return to_codes(values, self.scale, self.stored_zero_point)
 
 
 def to_codes(values: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> np.ndarray:

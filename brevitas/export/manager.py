@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-__all__ = ["ONNXManager", "QONNXManager", "StdONNXManager", "StdQCDQONNXManager", "check", "lower"]
+__all__ = [
+    "FINNManager",
+    "ONNXManager",
+    "QONNXManager",
+    "StdONNXManager",
+    "StdQCDQONNXManager",
+    "StdQOpONNXManager",
+    "check",
+    "lower",
+]
 
 
 def check(
@@ -246,6 +255,13 @@ class QONNXManager(ONNXManager):
     target_name = "brevitas"
 
 
+class FINNManager(ONNXManager):
+    """FINN dialect: MultiThreshold nodes, integer weights, datatypes as annotations."""
+
+    target = "finn"
+    target_name = "FINN"
+
+
 class StdQCDQONNXManager(ONNXManager):
     """Standard ONNX with QuantizeLinear, Clip and DequantizeLinear.
 
@@ -256,8 +272,15 @@ class StdQCDQONNXManager(ONNXManager):
     target_name = "StdQCDQONNX"
 
 
+class StdQOpONNXManager(ONNXManager):
+    """Standard ONNX with operators on integers: QLinearConv, QLinearMatMul, MatMulInteger."""
+
+    target = "qop"
+    target_name = "StdQOpONNX"
+
+
 class StdONNXManager(ONNXManager):
-    """Standard ONNX; ``export_format='qdq'`` (default) is the form with QuantizeLinear and DequantizeLinear."""
+    """Standard ONNX; ``export_format='qdq'`` (default) quantizes around float operators, ``'qop'`` has integer ones."""
 
     target = "qdq"
     target_name = "StdONNX"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,8 +26,10 @@ __all__ = [
     "part_meta",
     "quantize",
     "quantize_dequantize",
+    "quantize_inputs",
     "requantize_operands",
     "storage_type",
+    "stored_type",
 ]
 
 #: Node key: the permutation in which the codes of a parameter are stored.
@@ -44,10 +46,15 @@ def storage_type(bits: int, signed: bool) -> np.dtype[Any]:
     return np.dtype(f"{'int' if signed else 'uint'}{size}")
 
 
+def stored_type(q: g.Quantizer) -> np.dtype[Any]:
+    """The integer type that holds the codes of a quantizer, moved by its offset."""
+    return storage_type(q.bits, q.signed != bool(q.offset))
+
+
 def part_meta(q: g.Quantizer, part: str) -> dict[str, str]:
     """Metadata of a node that is part of a lowered quantizer."""
     kept = {k: v for k, v in q.node.metadata_props.items() if k in (g.LAYER, g.CLASS, g.QUANTIZER, g.ROLE, g.CALL)}
-    return {**kept, g.PART: part}
+    return {**kept, g.PART: part, **({g.OFFSET: str(q.offset)} if q.offset else {})}
 
 
 def grid_names(q: g.Quantizer) -> tuple[str, str]:
@@ -62,7 +69,7 @@ def grid_constants(
     model: ir.Model, q: g.Quantizer, names: tuple[str, str], dtype: np.dtype[Any]
 ) -> tuple[ir.Value, ir.Value, dict[str, int]]:
     """Scale and zero point as initializers, with the axis attribute if they vary along a dimension."""
-    scale, zero_point = q.scale, q.zero_point
+    scale, zero_point = q.scale, q.stored_zero_point
     attributes = {}
     if q.varying_dims:
         size = max(scale.size, zero_point.size)
@@ -123,14 +130,14 @@ def dequantize_parameter(
     remove_if_unused(model, q.node)
 
 
-def quantize(model: ir.Model, q: g.Quantizer, names: tuple[str, str]) -> tuple[list[ir.Node], list[ir.Value]]:
-    """[Clip,] QuantizeLinear [, Clip] for an activation, and the scale and zero point that they use.
+def quantize(model: ir.Model, q: g.Quantizer, names: tuple[str, str]) -> list[ir.Node]:
+    """[Clip,] QuantizeLinear [, Clip] for an activation.
 
     The last node gives the codes; a Clip stands where they do not fill the storage type.
     """
     import onnx_ir as ir
 
-    dtype = storage_type(q.bits, q.signed)
+    dtype = stored_type(q)
     x, out = q.node.inputs[0], q.node.outputs[0]
     assert x is not None
     name = q.node.name or q.name
@@ -155,7 +162,7 @@ def quantize(model: ir.Model, q: g.Quantizer, names: tuple[str, str]) -> tuple[l
     )
     if narrow and dtype.itemsize == 1:
         nodes.append(integer_clip(model, q, nodes[-1].outputs[0], low, high))
-    return nodes, [scale, zero_point]
+    return nodes
 
 
 def integer_clip(model: ir.Model, q: g.Quantizer, codes: ir.Value, low: int, high: int) -> ir.Node:
@@ -193,7 +200,7 @@ def dequantize(model: ir.Model, q: g.Quantizer, codes: ir.Value, names: tuple[st
 def quantize_dequantize(model: ir.Model, q: g.Quantizer, names: tuple[str, str]) -> None:
     """An activation's quantizer as QuantizeLinear [, Clip], DequantizeLinear."""
     out = q.node.outputs[0]
-    nodes, _ = quantize(model, q, names)
+    nodes = quantize(model, q, names)
     nodes.append(dequantize(model, q, nodes[-1].outputs[0], names))
     insert_before(q.node, *nodes)
     redirect(out, nodes[-1].outputs[0])
@@ -219,10 +226,11 @@ def float_clip(model: ir.Model, q: g.Quantizer, x: ir.Value, low: int, high: int
     return nodes
 
 
-def requantize_operands(model: ir.Model) -> None:
+def requantize_operands(model: ir.Model, through: Collection[str] = ()) -> None:
     """Where codes reach a product through pooling, ReLU or reshaping, quantize them again on their grid.
 
     The values do not change; a reader that fuses DequantizeLinear -> Conv -> QuantizeLinear then finds its pattern.
+    Not needed where there are only operators of the types ``through`` between.
     """
     done: dict[int, ir.Value] = {}
     for node in list(model.graph):
@@ -231,26 +239,34 @@ def requantize_operands(model: ir.Model) -> None:
         for position in COMPUTE[node.op_type][:2]:
             value = node.inputs[position] if position is not None else None
             source = g.source_quantizer(value)
-            if value is None or source is None or source is value.producer():
+            if value is None or source is None or source is _producer(value, through):
                 continue
             q = g.Quantizer.read(source)
-            if q.is_parameter or q.varying_dims:
+            if q.is_parameter or q.varying_dims or q.is_bipolar:
                 continue
             if id(value) not in done:
                 producer = value.producer()
                 assert producer is not None
                 copy = make_node(
                     "Quant",
-                    [value, *source.inputs[1:]],
+                    [value, *(source.inputs[i] for i in ((4, 2, 5) if q.kind == "Trunc" else (1, 2, 3)))],
                     name=f"{producer.name}.requantize",
                     like=value,
                     domain=g.DOMAIN,
-                    attributes={k: a.value for k, a in source.attributes.items()},
+                    # The values are on the grid, so that any rounding gives them back.
+                    attributes={"signed": int(q.signed), "narrow": int(q.narrow), "rounding_mode": "ROUND"},
                     meta={g.LAYER: g.meta(producer, g.LAYER), g.CLASS: g.meta(producer, g.CLASS), g.ROLE: "requantize"},
                 )
                 insert_before(node, copy)
                 done[id(value)] = copy.outputs[0]
             node.replace_input_with(position, done[id(value)])
+
+
+def _producer(value: ir.Value, through: Collection[str]) -> ir.Node | None:
+    node = value.producer()
+    while node is not None and node.domain == "" and node.op_type in through and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node
 
 
 def integer_input(model: ir.Model, index: int, fields: Mapping[str, Any]) -> None:
@@ -276,3 +292,28 @@ def integer_input(model: ir.Model, index: int, fields: Mapping[str, Any]) -> Non
         for i, out in enumerate(outputs):
             if out is value:
                 outputs[i] = node.outputs[0]
+
+
+def quantize_inputs(model: ir.Model) -> None:
+    """Put a quantizer of the role ``INPUT_CODES`` behind each graph input that is given as a QuantTensor."""
+    for value, fields in zip(model.graph.inputs, g.quant_tensor_records(model, g.INPUTS), strict=True):
+        uses = list(value.uses())
+        if fields is None or not uses:
+            continue
+        name = value.name or "input"
+        grid = [
+            add_initializer(model, f"{name}_{field}", np.asarray(fields[field], np.float32))
+            for field in ("scale", "zero_point", "bit_width")
+        ]
+        node = make_node(
+            "Quant",
+            [value, *grid],
+            name=f"{name}_quant",
+            like=value,
+            domain=g.DOMAIN,
+            attributes={"signed": int(fields["signed"]), "narrow": 0, "rounding_mode": "ROUND"},
+            meta={g.LAYER: "", g.CLASS: model.graph.name or "", g.ROLE: g.INPUT_CODES},
+        )
+        for consumer, position in uses:
+            consumer.replace_input_with(position, node.outputs[0])
+        insert_before(model.graph[0], node)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from brevitas.export import graph as g
 from brevitas.export.violations import Violation
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 # The Quant operator's name of a rounding mode, and ours.
 SPOKEN = {"DOWN": "ROUND_TO_ZERO"}
 
-__all__ = ["at", "common_violations"]
+__all__ = ["at", "common_violations", "input_violations"]
 
 _STANDARD = ("", "ai.onnx", g.DOMAIN)
 
@@ -75,3 +77,19 @@ def common_violations(model: ir.Model, target: str) -> Iterator[Violation]:
                 "collected statistics",
                 "run training or calibration first",
             )
+
+
+def input_violations(model: ir.Model, target: str) -> list[Violation]:
+    """QuantTensors that a graph of 8-bit integers cannot take."""
+    return [
+        Violation(
+            "E03",
+            target,
+            f"a QuantTensor with {fields}",
+            "at most 8 bits and one scale",
+            "give the model the float values",
+            place=f"model input {i}",
+        )
+        for i, fields in enumerate(g.quant_tensor_records(model, g.INPUTS))
+        if fields is not None and (fields["bit_width"] > 8 or np.asarray(fields["scale"]).size != 1)
+    ]

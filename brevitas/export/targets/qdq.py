@@ -24,13 +24,13 @@ from brevitas.export.lowering.integer import (
 from brevitas.export.lowering.pattern import on_accumulator_grid
 from brevitas.export.lowering.truncation import lower_truncation
 from brevitas.export.targets import Target
-from brevitas.export.targets.common import SPOKEN, at, common_violations
+from brevitas.export.targets.common import SPOKEN, at, common_violations, input_violations
 from brevitas.export.violations import Violation
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["TARGET", "check", "lower"]
+__all__ = ["TARGET", "check", "lower", "quantizer_violations"]
 
 KEY = "qdq"
 WIDE_OPSET = 21
@@ -42,35 +42,25 @@ def check(model: ir.Model, options: Mapping[str, Any]) -> list[Violation]:
     requested = options.get("opset_version")
     for q in g.quantizers(model):
         if not g.meta(q.node, g.UNSUPPORTED):
-            found.extend(_quantizer_violations(q, requested, bool(options.get("export_weight_q_node"))))
-    for i, fields in enumerate(g.quant_tensor_records(model, g.INPUTS)):
-        if fields is not None and (fields["bit_width"] > 8 or np.asarray(fields["scale"]).size != 1):
-            found.append(
-                Violation(
-                    "E03",
-                    KEY,
-                    f"a QuantTensor with {fields}",
-                    "at most 8 bits and one scale",
-                    "give the model the float values",
-                    place=f"model input {i}",
-                )
-            )
+            found.extend(quantizer_violations(q, KEY, requested))
+    found.extend(input_violations(model, KEY))
     return found
 
 
-def _quantizer_violations(q: g.Quantizer, requested: int | None, weight_nodes: bool) -> list[Violation]:
+def quantizer_violations(q: g.Quantizer, key: str, requested: int | None = None, widest: int = 16) -> list[Violation]:
+    """What QuantizeLinear and DequantizeLinear cannot express of a quantizer of at most ``widest`` bits."""
     found = []
-    limit = 32 if q.role == "bias" else 16
+    limit = 32 if q.role == "bias" else widest
     if q.bits > limit:
         found.append(
-            at(q, "E11", KEY, f"bit width {q.bits}", f"1 to {limit} bits", f"set bit_width to {limit} or less")
+            at(q, "E11", key, f"bit width {q.bits}", f"1 to {limit} bits", f"set bit_width to {limit} or less")
         )
     elif q.bits > 8 and q.role != "bias" and requested is not None and requested < WIDE_OPSET:
         found.append(
             at(
                 q,
                 "E11",
-                KEY,
+                key,
                 f"bit width {q.bits} at opset {requested}",
                 "1 to 8 bits below opset 21",
                 f"pass opset_version={WIDE_OPSET}",
@@ -81,7 +71,7 @@ def _quantizer_violations(q: g.Quantizer, requested: int | None, weight_nodes: b
             at(
                 q,
                 "E26" if q.role in ("weight", "bias") else "E12",
-                KEY,
+                key,
                 f"a scale or zero point of shapes {q.scale.shape} and {q.zero_point.shape}",
                 "values that vary along one dimension at most",
                 "set scaling_per_output_channel or a per-tensor scale",
@@ -92,7 +82,7 @@ def _quantizer_violations(q: g.Quantizer, requested: int | None, weight_nodes: b
             at(
                 q,
                 "E24",
-                KEY,
+                key,
                 "binary codes, -1 and +1, of an activation" if not q.is_parameter else "a binary bias",
                 "uniform integer quantization (binary weights are fine)",
                 "use an integer preset of brevitas.quant",
@@ -103,7 +93,7 @@ def _quantizer_violations(q: g.Quantizer, requested: int | None, weight_nodes: b
             at(
                 q,
                 "E27",
-                KEY,
+                key,
                 f"rounding {SPOKEN.get(q.rounding, q.rounding)}",
                 "ROUND (half to even)",
                 "set float_to_int_impl_type='round', or use target 'qonnx'",
@@ -115,7 +105,7 @@ def _quantizer_violations(q: g.Quantizer, requested: int | None, weight_nodes: b
             at(
                 q,
                 "E21",
-                KEY,
+                key,
                 f"zero point {np.unique(q.zero_point).tolist()} of truncated codes",
                 "0",
                 "quantize the input with a preset without zero point (not Shifted...)",
@@ -128,7 +118,7 @@ def _quantizer_violations(q: g.Quantizer, requested: int | None, weight_nodes: b
             at(
                 q,
                 "E21",
-                KEY,
+                key,
                 f"zero point {np.unique(q.zero_point).tolist()}",
                 f"integers in {low}..{high}",
                 "use a preset without zero point (not Shifted...)",
@@ -139,7 +129,7 @@ def _quantizer_violations(q: g.Quantizer, requested: int | None, weight_nodes: b
             at(
                 q,
                 "E21",
-                KEY,
+                key,
                 f"zero point {np.unique(q.zero_point).tolist()} of a bias",
                 "0",
                 "use Int8Bias ... Int32Bias",

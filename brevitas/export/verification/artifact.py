@@ -7,6 +7,7 @@ place, so that one run evaluates each layer on whatever codes are fed, whatever 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,12 +31,16 @@ _ON_GRID = g.GRID_PRESERVING | {"QuantizeLinear", "DequantizeLinear", "Clip", *g
 
 @dataclass(frozen=True)
 class Cut:
-    """An activation quantizer: the tensor that carries its result, as integer ``codes`` or as float ``values``."""
+    """An activation quantizer: the tensor that carries its result, as integer ``codes`` or as float ``values``.
+
+    ``offset`` was added to codes that are stored in a type of the other sign.
+    """
 
     key: tuple[str, int]
     tensor: str
     form: str
     elem_type: int
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,12 @@ class Artifact:
         """Graph inputs that are no initializers."""
         constants = {i.name for i in self.proto.graph.initializer}
         return [v for v in self.proto.graph.input if v.name not in constants]
+
+    @property
+    def takes_codes(self) -> list[bool]:
+        """For each input, whether it is a float tensor of the integers of a QuantTensor."""
+        records = json.loads({p.key: p.value for p in self.proto.metadata_props}.get(g.INPUTS, "[]"))
+        return [bool(r and r.get("codes")) for r in records] or [False] * len(self.inputs)
 
     @property
     def output_names(self) -> list[str]:
@@ -108,12 +119,20 @@ class Artifact:
     def product_of(self, output: str) -> tuple[str | tuple[str, int], tuple[str, int]] | None:
         """What an output is the product of: the data's quantizer call, or graph input, and the weight's call."""
         made = {name: n for n in self.proto.graph.node for name in n.output}
+        constants = {i.name for i in self.proto.graph.initializer}
         node = made.get(output)
-        if node is not None and node.op_type == "Add":
-            node = next((made[i] for i in node.input if i in made and made[i].op_type == "MatMul"), None)
+        while node is not None and node.op_type in ("Add", "Mul"):
+            computed = [i for i in node.input if i not in constants]
+            if len(computed) == 1:  # a float bias, or the scale of an integer product
+                node = made.get(computed[0])
+            else:
+                node = next((made[i] for i in computed if i in made and made[i].op_type == "MatMul"), None)
         if node is None or node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
             return None
         data, weight = (_grid_source(made, tensor) for tensor in node.input[:2])
+        for entry in json.loads(_props(node).get(g.CONSTANTS, "[]")):
+            if entry["initializer"] == node.input[1]:
+                weight = (entry["quantizer"], entry["call"])
         return None if data is None or not isinstance(weight, tuple) else (data, weight)
 
 
@@ -176,8 +195,14 @@ def read_artifact(artifact: onnx.ModelProto | str | os.PathLike[str]) -> Artifac
     constants = {i.name: i for i in proto.graph.initializer}
     read = Artifact(proto)
     known: set[tuple[str, int]] = set()
+    types = {v.name: v.type.tensor_type.elem_type for v in (*proto.graph.value_info, *proto.graph.output)}
     for node in proto.graph.node:
         key, props = _key(node), _props(node)
+        for entry in json.loads(props.get(g.CONSTANTS, "[]")):
+            parameter = _stored(entry, constants)
+            if parameter.key not in known:
+                known.add(parameter.key)
+                read.parameters.append(parameter)
         if key is None or key in known:
             continue
         if node.op_type in g.KINDS or props.get(g.PART) == g.VALUES:
@@ -188,6 +213,10 @@ def read_artifact(artifact: onnx.ModelProto | str | os.PathLike[str]) -> Artifac
                 read.parameters.append(Parameter(key, g.to_codes(values, scale, zero_point)))
             else:
                 read.cuts.append(Cut(key, node.output[0], "values", onnx.TensorProto.FLOAT))
+        elif props.get(g.PART) == g.CODES:
+            known.add(key)
+            offset = int(props.get(g.OFFSET, "0"))
+            read.cuts.append(Cut(key, node.output[0], "codes", types[node.output[0]], offset))
         elif node.op_type == "DequantizeLinear":
             known.add(key)
             if node.input[0] in constants:
@@ -202,6 +231,18 @@ def read_artifact(artifact: onnx.ModelProto | str | os.PathLike[str]) -> Artifac
             "manager of brevitas.export, and keep metadata_props when other tools rewrite it"
         )
     return read
+
+
+def _stored(entry: dict[str, Any], constants: dict[str, onnx.TensorProto]) -> Parameter:
+    """A parameter whose codes are the constant of an operator on integers."""
+    import onnx
+
+    codes = onnx.numpy_helper.to_array(constants[entry["initializer"]]).astype(np.int64) - entry["offset"]
+    if entry["perm"] is not None:
+        codes = codes.transpose(np.argsort(entry["perm"]))
+    if entry.get("shape") is not None:
+        codes = codes.reshape(entry["shape"])
+    return Parameter((entry["quantizer"], entry["call"]), codes)
 
 
 def _unpermuted(codes: np.ndarray[Any, Any], props: dict[str, str]) -> np.ndarray[Any, Any]:

@@ -137,7 +137,10 @@ class _Verification:
         by_key = recording.by_key()
         if not self.comparisons:
             self._start(by_key)
-        feeds = {v.name: _fed_input(x, v) for v, x in zip(self.artifact.inputs, batch, strict=True)}
+        feeds = {
+            v.name: _fed_input(x, v, codes)
+            for v, x, codes in zip(self.artifact.inputs, batch, self.artifact.takes_codes, strict=True)
+        }
         for cut in self.fed:
             feeds[cut.tensor + FED] = _fed_codes(by_key[cut.key], cut)
         results = self.session(feeds)
@@ -147,9 +150,10 @@ class _Verification:
             if cut.form == "values":
                 scale, zero_point = (a.numpy() for a in (r.scale, r.zero_point))
                 theirs = np.rint(theirs.astype(np.float64) / scale + zero_point)
+            theirs = theirs.astype(np.int64) - cut.offset
             ours, theirs, exact = (
                 r.codes().numpy(),
-                theirs.astype(np.int64),
+                theirs,
                 before.get(cut.key, r.value.double()).numpy(),
             )
             if ours.ndim and exact.shape == ours.shape and ours.shape[0] > used and r.role not in ("weight", "bias"):
@@ -202,6 +206,8 @@ class _Verification:
         ours = flat_outputs(recording.output)
         for name, x, comparison in zip(self.artifact.output_names, ours, self.outputs, strict=True):
             mine, theirs = float_value(x).numpy(), results[name]
+            if isinstance(x, QuantTensor) and np.issubdtype(theirs.dtype, np.integer):
+                theirs = (theirs - x.zero_point.numpy()) * x.scale.numpy()
             if mine.ndim and mine.shape[0] > used:
                 mine, theirs = mine[:used], theirs[:used]
             comparison.add_output(mine, theirs, self._step(name, x, by_key))
@@ -276,13 +282,13 @@ def _select(x: Any, index: Tensor, total: int) -> Any:
     return x[index]
 
 
-def _fed_input(x: Any, info: onnx.ValueInfoProto) -> np.ndarray:
+def _fed_input(x: Any, info: onnx.ValueInfoProto, codes: bool) -> np.ndarray:
     import onnx
 
     dtype = onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
     if isinstance(x, QuantTensor):
         integer = np.issubdtype(dtype, np.integer)
-        return (x.int() if integer else x.value).detach().cpu().numpy().astype(dtype)
+        return (x.int() if integer or codes else x.value).detach().cpu().numpy().astype(dtype)
     return x.detach().cpu().numpy().astype(dtype)
 
 
@@ -291,4 +297,4 @@ def _fed_codes(r: Record, cut: Cut) -> np.ndarray:
 
     if cut.form == "values":
         return r.value.numpy().astype(np.float32)
-    return r.codes().numpy().astype(onnx.helper.tensor_dtype_to_np_dtype(cut.elem_type))
+    return (r.codes().numpy() + cut.offset).astype(onnx.helper.tensor_dtype_to_np_dtype(cut.elem_type))

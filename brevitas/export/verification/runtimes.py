@@ -6,6 +6,7 @@ A runtime turns a model into a function from input arrays to output arrays, both
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -87,7 +88,30 @@ def _qonnx_model(proto: onnx.ModelProto, feeds: Feeds) -> object:
     for value in bound.graph.output:
         value.type.tensor_type.ClearField("shape")
     del bound.graph.value_info[:]
-    return cleanup_model(ModelWrapper(bound))
+    _separate_repeated_inputs(bound.graph)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Some old-style domain attributes", category=UserWarning)
+        return cleanup_model(ModelWrapper(bound))
+
+
+def _separate_repeated_inputs(graph: onnx.GraphProto) -> None:
+    """A tensor that is several inputs of one node gets a name for each: qonnx runs no such node otherwise."""
+    import onnx
+
+    nodes = []
+    for i, node in enumerate(graph.node):
+        seen: set[str] = set()
+        for position, name in enumerate(node.input):
+            if name and name in seen:
+                copy = f"{name}::copy{i}_{position}"
+                nodes.append(onnx.helper.make_node("Identity", [name], [copy]))
+                node.input[position] = copy
+            seen.add(name)
+        nodes.append(node)
+    if len(nodes) > len(graph.node):
+        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(kept)
 
 
 def _reference(proto: onnx.ModelProto) -> Session:
@@ -102,6 +126,9 @@ def _reference(proto: onnx.ModelProto) -> Session:
 
     return run
 
+
+# Domains of the operators that only the qonnx package executes.
+_QONNX_DOMAINS = ("qonnx.custom_op.general", "finn.custom_op.general")
 
 RUNTIMES: dict[str, Callable[[onnx.ModelProto], Session]] = {
     "onnxruntime": _onnxruntime(optimize=False),
@@ -119,10 +146,9 @@ def open_session(runtime: str, proto: onnx.ModelProto) -> Session:
             f"verify: unknown runtime {runtime!r}; known: {', '.join(RUNTIMES)}"
             + (f"; did you mean {near[0]!r}?" if near else "")
         )
-    if any(n.domain == "qonnx.custom_op.general" for n in proto.graph.node) and runtime != "qonnx":
-        raise ExportError(
-            f"verify: runtime {runtime!r} has no Quant operator; use runtime='qonnx' for a QONNX artifact"
-        )
+    custom = next((n for n in proto.graph.node if n.domain in _QONNX_DOMAINS), None)
+    if custom is not None and runtime != "qonnx":
+        raise ExportError(f"verify: runtime {runtime!r} has no {custom.op_type} operator; use runtime='qonnx'")
     with _as_export_error(runtime, "does not load"):
         session = RUNTIMES[runtime](proto)
 
