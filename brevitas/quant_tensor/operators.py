@@ -18,6 +18,10 @@ __all__ = ["TensorOperators", "plain_values"]
 _FIRST_ARGUMENT = ("input", "tensors", "self")
 
 
+class _ImmutableError(QuantMetadataError, TypeError):
+    """Also what Python raises for objects without item assignment."""
+
+
 def plain_values(argument: Any) -> Any:
     """The argument with the value in place of every QuantTensor."""
     if isinstance(argument, TensorOperators):
@@ -159,11 +163,30 @@ class TensorOperators:
     def __float__(self) -> float:
         return float(self.value)
 
+    def __int__(self) -> int:
+        # Of the value, as for a tensor; the codes are qt.int().
+        return int(self.value)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec) if self.dim() == 0 else object.__format__(self, spec)
+
+    def __contains__(self, element: Any) -> bool:
+        return bool((self == element).any())
+
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         return self.value.__array__(*args, **kwargs)
 
     def __getitem__(self, index: Any) -> Any:
         return _call(operator.getitem, self, index)
+
+    def __setitem__(self, index: Any, element: Any) -> None:
+        raise _ImmutableError(
+            "qt[...] = ...: a QuantTensor is immutable and cannot be written to. Write to a copy of its plain tensor, "
+            "qt.value.clone(), and quantize that."
+        )
+
+    def __delitem__(self, index: Any) -> None:
+        raise _ImmutableError("del qt[...]: a QuantTensor is immutable, and elements of a tensor cannot be deleted.")
 
     __hash__ = object.__hash__
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from catalogue import PARTS, POOLS, REARRANGING, SELECTING
 from grids import assert_on_grid, grids, make, random_codes
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,84 +11,6 @@ from torch import nn
 from brevitas.errors import QuantMetadataError
 from brevitas.quant_tensor import QuantTensor, Source, dropped_by
 
-# Shape (2, 4, 4, 4), metadata of one element or along any of the dims.
-REARRANGING = {
-    "view": lambda x: x.view(2, 4, 2, 2, 4),
-    "view_as": lambda x: x.view_as(torch.empty(2, 4, 2, 2, 4)),
-    "reshape": lambda x: torch.reshape(x, (2, 1, 4, 4, 4)),
-    "reshape split": lambda x: x.reshape(2, 2, 2, 2, 2, 2, 2),
-    "unflatten": lambda x: x.unflatten(1, (2, 2)),
-    "nn.Unflatten": nn.Unflatten(1, (2, 2)),
-    "transpose": lambda x: torch.transpose(x, 1, 3),
-    "Tensor.transpose": lambda x: x.transpose(0, -1),
-    "swapaxes": lambda x: x.swapaxes(1, 2),
-    "permute": lambda x: x.permute(3, 1, 0, 2),
-    "torch.permute": lambda x: torch.permute(x, (1, 0, 3, 2)),
-    "movedim": lambda x: torch.movedim(x, 1, -1),
-    "mT": lambda x: x.mT,
-    "squeeze": lambda x: x.unsqueeze(2).squeeze(),
-    "squeeze dim": lambda x: x.unsqueeze(0).squeeze(0),
-    "unsqueeze": lambda x: torch.unsqueeze(x, 1),
-    "expand": lambda x: x.expand(3, 2, 4, 4, 4),
-    "expand_as": lambda x: x.expand_as(torch.empty(3, 2, 4, 4, 4)),
-    "broadcast_to": lambda x: torch.broadcast_to(x, (1, 2, 4, 4, 4)),
-    "contiguous": lambda x: x.transpose(1, 2).contiguous(),
-    "clone": torch.clone,
-    "detach": lambda x: x.detach(),
-    "pixel_shuffle": lambda x: F.pixel_shuffle(x, 2),
-    "nn.PixelUnshuffle": nn.PixelUnshuffle(2),
-    "to": lambda x: x.to("cpu"),
-}
-SELECTING = {
-    "narrow": lambda x: torch.narrow(x, 1, 1, 2),
-    "select": lambda x: x.select(1, 2),
-    "index int": lambda x: x[1],
-    "index slices": lambda x: x[:, 1:3, ..., ::2],
-    "index none": lambda x: x[None, :, 0],
-    "index list": lambda x: x[:, [0, 2]],
-    "index mask": lambda x: x[torch.tensor([True, False])],
-    "index elements": lambda x: x[x > 0],
-    "index_select": lambda x: x.index_select(1, torch.tensor([3, 0])),
-    "one element": lambda x: x[0, 0, 0, 0],
-    "relu": F.relu,
-    "torch.relu": torch.relu,
-    "nn.ReLU": nn.ReLU(inplace=True),
-    "pad": lambda x: F.pad(x, (1, 2, 0, 1)),
-    "pad channels": lambda x: F.pad(x, (0, 0, 0, 0, 1, 2, 1, 0)),
-    "crop": lambda x: F.pad(x, (-1, 0, 0, 0, -1, 0)),
-    "nn.ZeroPad2d": nn.ZeroPad2d(1),
-    "nearest": lambda x: F.interpolate(x, scale_factor=2),
-    "nn.Upsample": nn.Upsample(size=(5, 3), mode="nearest"),
-    "nearest-exact": lambda x: F.interpolate(x, (3, 3), mode="nearest-exact"),
-    "upsample_nearest": lambda x: F.upsample_nearest(x, scale_factor=2),
-    "eval dropout": lambda x: F.dropout(x, 0.5, training=False),
-    "clamp": lambda x: torch.clamp(x, -0.7, 1.3),
-    "clamp min": lambda x: x.clamp(min=0.01),
-    "clamp_max": lambda x: torch.clamp_max(x, 3),
-    "clip": lambda x: torch.clip(x, max=0.3),
-    "hardtanh": F.hardtanh,
-    "nn.Hardtanh": nn.Hardtanh(-2, 3, inplace=True),
-    "relu6": F.relu6,
-    "nn.ReLU6": nn.ReLU6(),
-}
-POOLS = {
-    "max_pool2d": lambda x: F.max_pool2d(x, 2),
-    "nn.MaxPool2d": nn.MaxPool2d(3, stride=1, padding=1),
-    "adaptive": lambda x: F.adaptive_max_pool2d(x, 2),
-    "nn.AdaptiveMaxPool2d": nn.AdaptiveMaxPool2d((1, 3)),
-    "max_pool1d": lambda x: F.max_pool1d(x[0], 2),
-    "max_pool3d": lambda x: F.max_pool3d(x.unsqueeze(2), (1, 2, 2)),
-    "adaptive 1d": lambda x: F.adaptive_max_pool1d(x[0], 3),
-    "adaptive 3d": lambda x: F.adaptive_max_pool3d(x.unsqueeze(2), (1, 2, 2)),
-}
-PARTS = {
-    "chunk": lambda x: torch.chunk(x, 2, 1),
-    "split": lambda x: torch.split(x, 3, dim=1),
-    "Tensor.split": lambda x: x.split([1, 3], 1),
-    "tensor_split": lambda x: torch.tensor_split(x, 2, dim=1),
-    "unbind": lambda x: torch.unbind(x, 1),
-    "batch": lambda x: x.chunk(2),
-}
 ANY_DIM = grids(channel_dims=(None, 0, 1, 3))
 few = settings(max_examples=25)
 
