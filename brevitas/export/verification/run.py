@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from brevitas.errors import ExportError
+from brevitas.export.integer.network import IntegerNetwork
 from brevitas.export.packages import require
 from brevitas.export.targets import get_target, list_targets
 from brevitas.export.tracing.canonical import flat_outputs
@@ -34,7 +35,7 @@ MODES = ("isolated", "end_to_end")
 
 def verify(
     model: nn.Module,
-    artifact: onnx.ModelProto | str | os.PathLike[str],
+    artifact: onnx.ModelProto | str | os.PathLike[str] | IntegerNetwork,
     inputs: Any,
     *,
     runtime: str | None = None,
@@ -52,7 +53,7 @@ def verify(
 
     Args:
         model: the model the artifact was exported from; it is copied and never changed.
-        artifact: what the manager returned, or the file.
+        artifact: what the manager returned, or the file, or what ``to_integer`` returned.
         inputs: a Tensor, a tuple of Tensors, or a QuantTensor, as the model takes; dimension 0 is a batch of any size.
         runtime: 'onnxruntime' (float kernels, no fusion), 'onnxruntime-optimized', 'qonnx' or 'reference'; by default
             the one that reads the artifact's format.
@@ -69,16 +70,22 @@ def verify(
     """
     if mode not in MODES:
         raise ExportError(f"verify: unknown mode {mode!r}; known: {', '.join(MODES)}")
+    samples = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+    for x in samples:
+        if not isinstance(x, (Tensor, QuantTensor)):
+            raise TypeError(f"verify: expected a Tensor, a tuple of Tensors, or a QuantTensor, got {type(x).__name__}")
+    if isinstance(artifact, IntegerNetwork):
+        from brevitas.export.integer.compare import verify_network
+
+        if runtime is not None:
+            raise ExportError(f"verify: an integer network runs in NumPy; leave runtime={runtime!r} out")
+        return verify_network(model, artifact, samples, mode, chunk)
     require("onnx", target="verify", place="verify")
     read = read_artifact(artifact)
     if runtime is None:
         runtime = get_target(read.target).runtime if read.target in list_targets() else "onnxruntime"
-    samples = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
     if len(samples) != len(read.inputs):
         raise ExportError(f"verify: the artifact has {len(read.inputs)} inputs, {len(samples)} were given")
-    for x in samples:
-        if not isinstance(x, (Tensor, QuantTensor)):
-            raise TypeError(f"verify: expected a Tensor, a tuple of Tensors, or a QuantTensor, got {type(x).__name__}")
     return VerifyReport(_Verification(model, read, runtime, mode).rows(samples, chunk), version_of(runtime), mode)
 
 

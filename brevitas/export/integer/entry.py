@@ -1,0 +1,116 @@
+"""``to_integer``: a model, or its canonical graph, as an integer network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from brevitas.export.integer.builder import KEY, Builder
+from brevitas.export.integer.network import IntegerNetwork
+from brevitas.export.options import read_inputs
+from brevitas.export.packages import PIP_COMMAND, require
+from brevitas.export.violations import ExportViolationError, Violation, raise_violations
+from brevitas.quant_tensor import QuantTensor
+from injector import suggest
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["canonical_graph", "to_integer"]
+
+FORMS = ("thresholds", "multiplier")
+
+
+def to_integer(
+    model: nn.Module | ir.Model,
+    inputs: Any = None,
+    *,
+    input_shape: Sequence[int] | None = None,
+    requantize: str = "thresholds",
+) -> IntegerNetwork:
+    """The model as integers: exact accumulators, and between them thresholds that reproduce all of its float arithmetic.
+
+    >>> import torch
+    >>> from brevitas.nn import QuantIdentity, QuantLinear, QuantReLU
+    >>> model = torch.nn.Sequential(
+    ...     QuantIdentity(return_quant_tensor=True), QuantLinear(8, 4), QuantReLU(bit_width=4, return_quant_tensor=True))
+    >>> x = torch.randn(32, 8)
+    >>> net = to_integer(model.eval(), x)
+    >>> [layer.step.op for layer in net.layers]
+    ['matmul', 'threshold']
+    >>> bool((net.run(x).codes['output'] == model(x).int().numpy()).all())
+    True
+
+    The reference that exports are held to: each layer that multiplies is evaluated on integers, its sum multiplied once
+    by ``float32(s_in * s_w)``, and the model's own float32 operations follow (bias, batch norm, activation function,
+    quantizer). A bias on the accumulator grid is added as integers. Which code those operations give is a staircase in
+    the accumulator, one for each channel whose constants differ, and its steps are the thresholds.
+
+    Args:
+        model: a model (it is copied, in eval mode, and left as it is), or what ``capture`` returned for a batch of one
+            or a dynamic batch.
+        inputs: a Tensor, a tuple of Tensors, or a QuantTensor, to take the shapes from; the first sample is used.
+        input_shape: instead of ``inputs`` the shape of the one float32 input.
+        requantize: 'thresholds', exact; or 'multiplier': an int32 multiplier and a shift per channel, rounding as the
+            quantizer does (ROUND: to nearest, ties to even). Its differences are counted in ``net.deviations``. Layers
+            with sigmoid, tanh, leaky ReLU, truncation or binary codes keep their thresholds.
+
+    Returns:
+        An :class:`~brevitas.export.integer.IntegerNetwork`. Each sample is computed alone, so that it takes any batch.
+
+    Raises:
+        ExportError: with every node that has no exact integer form (E04, E12, E23), every layer without quantized
+            input or weight (E28), more than 16 bits in a requantization (E25), and zero points that are no integers
+            (E21), each with the layer's path.
+    """
+    if requantize not in FORMS:
+        near = suggest(str(requantize), FORMS)
+        raise ExportViolationError(
+            [
+                Violation(
+                    "E02",
+                    KEY,
+                    f"requantize={requantize!r}",
+                    f"one of {', '.join(map(repr, FORMS))}",
+                    f"pass requantize={(near or FORMS)[0]!r}",
+                )
+            ]
+        )
+    return Builder(canonical_graph(model, inputs, input_shape), requantize).run().network()
+
+
+def canonical_graph(model: nn.Module | ir.Model, inputs: Any, input_shape: Sequence[int] | None) -> ir.Model:
+    """The graph of a model on one sample, or the graph that was given."""
+    require("onnx", "onnx_ir", "onnxscript", target=KEY, command=PIP_COMMAND)
+    if not isinstance(model, nn.Module):
+        import onnx_ir as ir
+
+        if not isinstance(model, ir.Model):
+            raise TypeError(f"expected a torch.nn.Module or a captured graph, got {type(model).__name__}")
+        if inputs is not None or input_shape is not None:
+            raise TypeError("a captured graph has its shapes; leave inputs and input_shape out")
+        return model
+    from brevitas.export.tracing import capture
+
+    given = tuple(inputs) if isinstance(inputs, list) else inputs
+    read, found = read_inputs(KEY, None if input_shape is None else tuple(input_shape), _as_tensors(given))
+    raise_violations(found)
+    return capture(model, [_first_sample(x) for x in read], target=KEY)
+
+
+def _as_tensors(x: Any) -> Any:
+    """NumPy arrays as tensors: who runs a network in NumPy has those at hand."""
+    if isinstance(x, tuple):
+        return tuple(_as_tensors(v) for v in x)
+    return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+
+
+def _first_sample(x: Any) -> Any:
+    value = x.value if isinstance(x, QuantTensor) else x
+    if not isinstance(value, Tensor) or not value.ndim or value.shape[0] <= 1:
+        return x
+    return x.set(value=value[:1]) if isinstance(x, QuantTensor) else x[:1]
