@@ -112,8 +112,9 @@ class HadamardClassifier(QuantLayerMixin, nn.Module):
         """
         self._cache_input(input)
         x = input.value if isinstance(input, QuantTensor) else input
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True) + EPSILON
-        out = -self.scale * F.linear(x / norm, self.matrix)
+        wide = at_least_float32(x)  # float16 has no such epsilon
+        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True) + EPSILON
+        out = -self.scale * F.linear((wide / norm).to(x.dtype), self.matrix)
         return self.pack_output(self._with_metadata(out, input, norm) if self.return_quant_tensor else out)
 
     def _with_metadata(self, out: Tensor, x: Tensor | QuantTensor, norm: Tensor) -> QuantTensor:

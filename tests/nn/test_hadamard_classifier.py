@@ -51,6 +51,8 @@ def test_gradients():
     zero = torch.zeros(1, 6, dtype=torch.float64, requires_grad=True)
     layer(zero).sum().backward()
     assert zero.grad.isfinite().all()
+    for dtype in (torch.float16, torch.bfloat16):
+        assert not HadamardClassifier(6, 5, dtype=dtype)(torch.zeros(1, 6, dtype=dtype)).any()
 
 
 @pytest.mark.parametrize("fixed", [True, False])

@@ -55,7 +55,11 @@ def test_trains_under_a_gradient_check_without_quantizers(name):
     quantized, _, shape = build(name, weight_quant=None)
     quantized.double()
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(quantized, (x,), fast_mode=True)
+
+    def forward(x, weight, bias):
+        return torch.func.functional_call(quantized, {"weight": weight, "bias": bias}, x)
+
+    assert torch.autograd.gradcheck(forward, (x, quantized.weight, quantized.bias), fast_mode=True)
 
 
 @pytest.mark.parametrize(
