@@ -20,8 +20,11 @@ from torch import nn
 
 from brevitas.errors import ExportError
 from brevitas.export.manager import (
+    DPUv1Manager,
+    DPUv2Manager,
     FINNManager,
     ONNXManager,
+    PyXIRManager,
     QONNXManager,
     StdONNXManager,
     StdQCDQONNXManager,
@@ -41,7 +44,10 @@ __all__ = [
     "BrevitasONNXManager",
     "ExportError",
     "ExportWarning",
+    "DPUv1Manager",
+    "DPUv2Manager",
     "FINNManager",
+    "PyXIRManager",
     "QONNXManager",
     "StdONNXManager",
     "StdQCDQONNXManager",
@@ -52,6 +58,8 @@ __all__ = [
     "capture",
     "check",
     "export_brevitas_onnx",
+    "export_dpuv1_onnx",
+    "export_dpuv2_onnx",
     "export_finn_onnx",
     "export_onnx_qcdq",
     "export_onnx_qop",
@@ -89,3 +97,5 @@ export_brevitas_onnx = _alias("export_brevitas_onnx", QONNXManager)
 export_standard_onnx = _alias("export_standard_onnx", StdONNXManager)
 export_onnx_qcdq = _alias("export_onnx_qcdq", StdQCDQONNXManager)
 export_onnx_qop = _alias("export_onnx_qop", StdQOpONNXManager)
+export_dpuv1_onnx = _alias("export_dpuv1_onnx", DPUv1Manager)
+export_dpuv2_onnx = _alias("export_dpuv2_onnx", DPUv2Manager)

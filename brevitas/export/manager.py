@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = [
+    "DPUv1Manager",
+    "DPUv2Manager",
     "FINNManager",
     "ONNXManager",
+    "PyXIRManager",
     "QONNXManager",
     "StdONNXManager",
     "StdQCDQONNXManager",
@@ -260,6 +263,24 @@ class FINNManager(ONNXManager):
 
     target = "finn"
     target_name = "FINN"
+
+
+class PyXIRManager(ONNXManager):
+    """PyXIR dialect; base of the managers of the DPU families."""
+
+
+class DPUv1Manager(PyXIRManager):
+    """PyXIR dialect for DPUv1: padding is an attribute of convolutions and pools."""
+
+    target = "dpuv1"
+    target_name = "PyXIR+DPUv1"
+
+
+class DPUv2Manager(PyXIRManager):
+    """PyXIR dialect for DPUv2: padding is an operator of its own."""
+
+    target = "dpuv2"
+    target_name = "PyXIR+DPUv2"
 
 
 class StdQCDQONNXManager(ONNXManager):

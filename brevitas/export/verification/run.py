@@ -84,6 +84,11 @@ def verify(
     read = read_artifact(artifact)
     if runtime is None:
         runtime = get_target(read.target).runtime if read.target in list_targets() else "onnxruntime"
+    if not runtime:
+        raise ExportError(
+            f"verify: no program executes artifacts of target '{read.target}'; export the model to 'qdq' as well, which "
+            "has the same scales and integers, and verify that"
+        )
     if len(samples) != len(read.inputs):
         raise ExportError(f"verify: the artifact has {len(read.inputs)} inputs, {len(samples)} were given")
     return VerifyReport(_Verification(model, read, runtime, mode).rows(samples, chunk), version_of(runtime), mode)
