@@ -29,7 +29,8 @@ class QuantEmbedding(QuantWeightMixin, nn.Embedding):
 
     Args:
         num_embeddings, embedding_dim, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, device, dtype: as
-            for ``torch.nn.Embedding``. ``max_norm`` bounds the float vectors, which are then quantized.
+            for ``torch.nn.Embedding``. ``max_norm`` bounds the float vectors, which are then quantized: all of them,
+            while torch shortens those that are looked up, so that no scale depends on what was looked up before.
         weight_quant: quantizer class, proxy of another layer to share, or ``None``.
         return_quant_tensor: return a ``QuantTensor``, on the grid of the table.
         **kwargs: directives with the prefix ``weight_``.
@@ -135,9 +136,9 @@ class QuantEmbedding(QuantWeightMixin, nn.Embedding):
             QuantMetadataError: ``return_quant_tensor=True``, and the table has no integers or not one scale.
         """
         if self.max_norm is not None:
-            # As torch does it: the vectors that are looked up are shortened in place, before they are quantized.
+            rows = torch.arange(self.num_embeddings, device=input.device) if self.is_weight_quant_enabled else input
             with torch.no_grad():
-                torch.embedding_renorm_(self.weight, input.contiguous(), self.max_norm, self.norm_type)
+                torch.embedding_renorm_(self.weight, rows.contiguous(), self.max_norm, self.norm_type)
         weight = self.weight_quant(self.weight)
         table = weight.value if isinstance(weight, QuantTensor) else weight
         out = F.embedding(

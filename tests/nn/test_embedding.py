@@ -91,8 +91,11 @@ def test_a_vector_beyond_the_norm_is_shortened_before_it_is_quantized():
     layer = QuantEmbedding(3, 4, max_norm=1.0)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[3.0, 4.0, 0.0, 0.0], [0.1, 0, 0, 0], [30.0, 40.0, 0.0, 0.0]]))
-    y = layer(torch.tensor([0, 2]))
-    torch.testing.assert_close(y, torch.tensor([[0.6, 0.8, 0.0, 0.0]] * 2), atol=0.8 / 254, rtol=0)
+    short = torch.tensor([0.6, 0.8, 0.0, 0.0])
+    torch.testing.assert_close(layer(torch.tensor(0)), short, atol=0.8 / 254, rtol=0)
+    # The third vector, not looked up, must not set the scale of the first.
+    torch.testing.assert_close(layer.weight.data[2], short)
+    assert layer.quant_weight_scale().item() == pytest.approx(0.8 / 127)
 
 
 def test_getters():
