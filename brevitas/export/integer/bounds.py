@@ -53,8 +53,8 @@ class Geometry:
 class Bounds:
     """Extremes per output channel, int64 (or exact Python integers where those do not fit).
 
-    ``least`` and ``most`` are reached by the sum; ``partial_least`` and ``partial_most`` bound every partial sum, in any
-    order of addition. ``where`` are the output positions, per channel, of least and most.
+    ``least`` and ``most`` are reached by the sum; ``partial_least`` and ``partial_most`` bound every partial sum,
+    in any order of addition. ``where`` are the output positions, per channel, of least and most.
     """
 
     least: Array
@@ -128,6 +128,7 @@ def extreme_input(
     for tap in np.ndindex(*geometry.kernel):
         place = [int(geometry.source(dim)[where[dim], t]) for dim, t in enumerate(tap)]
         if min(place) >= 0:
-            w = weight[(slice(None), *tap)]
-            x[(slice(None), *place)] = np.where((w > 0) == greatest, high, low)
+            every: list[Any] = [slice(None)]
+            w = weight[tuple(every + list(tap))]
+            x[tuple(every + place)] = np.where((w > 0) == greatest, high, low)
     return x

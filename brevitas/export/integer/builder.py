@@ -143,9 +143,7 @@ class Builder:
         return self.values[id(value)]
 
     def _read_inputs(self) -> None:
-        for value, fields in zip(
-            self.model.graph.inputs, g.quant_tensor_records(self.model, g.INPUTS), strict=True
-        ):  # fmt: skip
+        for value, fields in zip(self.model.graph.inputs, g.quant_tensor_records(self.model, g.INPUTS), strict=True):
             name = value.name or f"input_{len(self.inputs)}"
             dims = list(value.shape) if value.shape is not None else []
             batch = dims[0] if dims else 1

@@ -114,5 +114,19 @@ def _given(x: Any) -> Array:
 
 
 def _row(layer: str, layer_class: str, name: str, call: int, kind: str, c: Comparison) -> Row:
-    return Row(layer, layer_class, name, call, kind, c.total, c.equal, c.ties, c.diverged, c.most_steps,
-               c.max_abs_difference, c.tie_distance, dict(c.causes), c.counted)  # fmt: skip
+    return Row(
+        layer,
+        layer_class,
+        name,
+        call,
+        kind,
+        c.total,
+        c.equal,
+        c.ties,
+        c.diverged,
+        c.most_steps,
+        c.max_abs_difference,
+        c.tie_distance,
+        dict(c.causes),
+        c.counted,
+    )

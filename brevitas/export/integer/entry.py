@@ -32,12 +32,12 @@ def to_integer(
     input_shape: Sequence[int] | None = None,
     requantize: str = "thresholds",
 ) -> IntegerNetwork:
-    """The model as integers: exact accumulators, and between them thresholds that reproduce all of its float arithmetic.
+    """The model as integers: exact accumulators, and thresholds that reproduce its float arithmetic.
 
     >>> import torch
     >>> from brevitas.nn import QuantIdentity, QuantLinear, QuantReLU
-    >>> model = torch.nn.Sequential(
-    ...     QuantIdentity(return_quant_tensor=True), QuantLinear(8, 4), QuantReLU(bit_width=4, return_quant_tensor=True))
+    >>> parts = QuantIdentity(return_quant_tensor=True), QuantLinear(8, 4), QuantReLU(return_quant_tensor=True)
+    >>> model = torch.nn.Sequential(*parts)
     >>> x = torch.randn(32, 8)
     >>> net = to_integer(model.eval(), x)
     >>> [layer.step.op for layer in net.layers]

@@ -49,13 +49,15 @@ def window_view(
     spatial = x.shape[2:]
     extent = [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(out, strides, kernel, dilations, strict=True)]
     padded = np.full((*x.shape[:2], *extent), fill, np.int64)
-    inside, source = [], []
+    inside: list[slice] = []
+    source: list[slice] = []
     for size, begin, up, end in zip(spatial, begins, upsample, extent, strict=True):
         first = max(0, -(begin // up)) if begin < 0 else 0  # the first x at a position >= 0
         count = max(0, min(size - first, -(-(end - begin - first * up) // up)))
         inside.append(slice(begin + first * up, begin + first * up + (count - 1) * up + 1, up) if count else slice(0))
         source.append(slice(first, first + count))
-    padded[(..., *inside)] = x[(..., *source)]
+    every = (slice(None), slice(None))
+    padded[(*every, *inside)] = x[(*every, *source)]
     steps = [n * s for n, s in zip(padded.strides[2:], strides, strict=True)]
     steps += [n * d for n, d in zip(padded.strides[2:], dilations, strict=True)]
     return np.lib.stride_tricks.as_strided(
@@ -136,10 +138,12 @@ def _max_pool(xs: Sequence[Array], shape: tuple[int, ...], a: Mapping[str, Any],
     sign = arrays.get("sign")
     view, axes = _pool_windows(xs[0] if sign is None else xs[0] * sign, shape, a, np.iinfo(np.int64).min)
     # One pass a tap: a window is small, and a reduction over short strided axes is slow.
-    best = None
+    rest: list[Any] = [slice(None)] * axes[0]
+    best: Array | None = None
     for tap in product(*(range(n) for n in a["kernel"])):
-        best = view[(..., *tap)].copy() if best is None else np.maximum(best, view[(..., *tap)], out=best)
-    assert best is not None and axes
+        one = view[tuple(rest + list(tap))]
+        best = one.copy() if best is None else np.maximum(best, one, out=best)
+    assert best is not None
     best = best.reshape(-1, *shape)
     return best if sign is None else best * sign
 

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -23,6 +24,12 @@ __all__ = ["Deviation", "find_multiplier"]
 
 MULTIPLIER_BITS = 31
 SUM_BITS = 62  # integer * multiplier + offset stays within int64
+ROUNDED: dict[str, Callable[[Fraction], int]] = {
+    "ROUND": round,
+    "CEIL": math.ceil,
+    "FLOOR": math.floor,
+    "DOWN": math.trunc,
+}
 LINEAR = frozenset({"add", "mul", "div", "mean", "neg", "batch_norm", "relu", "clip"})
 
 
@@ -113,8 +120,7 @@ def _row(chain: Chain, row: int) -> _Affine:
 
 
 def _rounded(value: Fraction, mode: str) -> int:
-    whole: int = {"ROUND": round, "CEIL": math.ceil, "FLOOR": math.floor, "DOWN": math.trunc}[mode](value)
-    return whole
+    return ROUNDED[mode](value)
 
 
 def _fixed(slope: Fraction, intercept: Fraction, extreme: int) -> tuple[int, int, int] | None:
@@ -155,18 +161,19 @@ def find_multiplier(
         if fixed is None:
             return None
         low, high = q.range
-        ends = [e if v is None else min(max(_rounded(v, q.rounding), low), high)
-                for v, e in ((affine.low, low), (affine.high, high))]  # fmt: skip
+        ends = [
+            e if v is None else min(max(_rounded(v, q.rounding), low), high)
+            for v, e in ((affine.low, low), (affine.high, high))
+        ]
         rows.append((*fixed, *ends))
     table = np.asarray(rows, np.int64)
     arrays = dict(zip(("multiplier", "shift", "offset", "lows", "highs"), table.T.copy(), strict=True))
     arrays["rows"] = chain.rows
 
     def codes(integers: Array, part: slice) -> Array:
-        index = range(len(table))[part]
-        made = [
-            multiplied(x, *(int(v) for v in table[i, :3]), q.rounding) for x, i in zip(integers, index, strict=True)
-        ]
+        made = []
+        for x, (multiplier, shift, offset) in zip(integers, table[part, :3].tolist(), strict=True):
+            made.append(multiplied(x, multiplier, shift, offset, q.rounding))
         return np.clip(np.stack(made), table[part, 3:4], table[part, 4:5])
 
     deviation = _deviation(chain, thresholds.values, chain.bisected(codes))

@@ -252,8 +252,9 @@ class IntegerNetwork:
     @property
     def layers(self) -> tuple[Layer, ...]:
         """Every step as a row for reading: codes in and out, thresholds, widths."""
-        return tuple(Layer(step, tuple(self.tensors[i] for i in step.inputs), self.tensors[step.output])
-                     for step in self.steps)  # fmt: skip
+        return tuple(
+            Layer(step, tuple(self.tensors[i] for i in step.inputs), self.tensors[step.output]) for step in self.steps
+        )
 
     def layer(self, name: str) -> Layer:
         """The row of a step, by its name."""

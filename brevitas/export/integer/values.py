@@ -4,7 +4,8 @@ A :class:`Wire` is a tensor of integers with the grid that they lie on and the f
 to ``(codes - zero) * scale``. A quantizer at its end turns all of that into thresholds; a layer that multiplies needs a
 wire without operations.
 
-Arrays that go with a wire (scale, zero, bounds, constants) broadcast against its shape, which includes the batch of one.
+Arrays that go with a wire (scale, zero, bounds, constants) broadcast against its shape, which includes the batch of
+one.
 """
 
 from __future__ import annotations

@@ -102,9 +102,11 @@ def _scope(node: ir.Node, root_class: str) -> tuple[str, str]:
         return "", root_class
     # [wrapper, model, model.conv1, ..., operation] -> the innermost module
     paths, names = _literal(scopes)[:-1], _literal(classes)[:-1]
-    if len(paths) < 2 or len(names) < 2 or not paths[-1].startswith(MODEL_ATTRIBUTE):
+    if len(paths) < 2 or len(names) < 2 or paths[1] != MODEL_ATTRIBUTE:
         return "", root_class
-    path = paths[-1].removeprefix(MODEL_ATTRIBUTE).removeprefix(".")
+    path = paths[-1]
+    if path == MODEL_ATTRIBUTE or path.startswith(f"{MODEL_ATTRIBUTE}."):  # torch leaves the wrapper out at times
+        path = path.removeprefix(MODEL_ATTRIBUTE).removeprefix(".")
     return path, names[-1].rpartition(".")[2]
 
 

@@ -1,4 +1,4 @@
-"""What each operator of the canonical graph becomes: one function per operator, ``(builder, node, values) -> value``."""
+"""What each operator of the canonical graph becomes: one function each, ``(builder, node, values) -> value``."""
 
 from __future__ import annotations
 

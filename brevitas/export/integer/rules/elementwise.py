@@ -176,8 +176,10 @@ def _round(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
     x = values[0]
     if isinstance(x, Wire) and len(x.ops) == 1 and x.ops[0].kind == "div":
         by = x.ops[0].constants[0]
-        if np.array_equal(np.broadcast_to(by, np.broadcast_shapes(by.shape, x.scale.shape)),
-                          np.broadcast_to(x.scale, np.broadcast_shapes(by.shape, x.scale.shape))):  # fmt: skip
+        if np.array_equal(
+            np.broadcast_to(by, np.broadcast_shapes(by.shape, x.scale.shape)),
+            np.broadcast_to(x.scale, np.broadcast_shapes(by.shape, x.scale.shape)),
+        ):
             return replace(x, scale=np.ones_like(x.scale), ops=())
     raise Unrepresentable("E04", "rounding outside of a quantizer", "rounding by quantizers", "use a QuantIdentity")
 

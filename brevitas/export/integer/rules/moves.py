@@ -33,8 +33,10 @@ def evaluated(node: ir.Node, arrays: Sequence[Array | None]) -> list[Value]:
     proto.input.extend(names)
     proto.output.extend(outputs)
     given = {n: a for n, a in zip(names, arrays, strict=True) if a is not None}
-    info = [onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
-            for n, a in given.items()]  # fmt: skip
+    info = [
+        onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+        for n, a in given.items()
+    ]
     ends = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.UNDEFINED, None) for n in outputs]
     opset = 20 if node.graph is None else node.graph.opset_imports.get("", 20)
     model = onnx.helper.make_model(
@@ -127,9 +129,11 @@ def _pad(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
 def _one(node: ir.Node, zero: Array) -> int:
     if np.unique(zero).size != 1:
         raise Unrepresentable(
-            "E12", f"zero points {np.unique(zero).tolist()} of the input of {node.op_type}", "one zero point",
+            "E12",
+            f"zero points {np.unique(zero).tolist()} of the input of {node.op_type}",
+            "one zero point",
             "use a per-tensor activation quantizer",
-        )  # fmt: skip
+        )
     return int(zero.flat[0])
 
 

@@ -54,9 +54,11 @@ def _spatially_constant(node: ir.Node, arrays: list[Array]) -> None:
     for a in arrays:
         if any(n > 1 for n in compressed(a).shape[2:]):
             raise Unrepresentable(
-                "E12", f"a scale or constant that varies within a window of {node.op_type}", "one per channel",
+                "E12",
+                f"a scale or constant that varies within a window of {node.op_type}",
+                "one per channel",
                 "pool before the operation that makes it vary",
-            )  # fmt: skip
+            )
 
 
 def _max_pool(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
@@ -137,9 +139,10 @@ def _summed(
     reads = [e.reshape(weight.shape[:2]) for e in ends]
     bounds = linear_bounds(weight, reads[0], reads[1], geometry, None)
     b.accumulators.append(
-        Accumulator(node, bounds, weight, reads[0], reads[1], geometry, channels, x,
-                    terms=int(np.prod(weight.shape[1:])))
-    )  # fmt: skip
+        Accumulator(
+            node, bounds, weight, reads[0], reads[1], geometry, channels, x, terms=int(np.prod(weight.shape[1:]))
+        )
+    )
     wire = sums(b, name, shape, compressed(x.scale), bounds, len(shape) - 2)
     return replace(wire, low=compressed(wire.low), high=compressed(wire.high))
 
@@ -148,8 +151,9 @@ def _mean_over(b: Builder, node: ir.Node, x: Wire, axes: list[int], keep: bool) 
     """The mean over neighbouring dimensions: one sum."""
     rank = len(x.shape)
     axes = sorted(axis % rank for axis in axes)
-    if axes != list(range(axes[0], axes[-1] + 1)) or any(compressed(a).shape[i] > 1 for i in axes for a in
-                                                         (x.scale, x.zero)):  # fmt: skip
+    if axes != list(range(axes[0], axes[-1] + 1)) or any(
+        compressed(a).shape[i] > 1 for i in axes for a in (x.scale, x.zero)
+    ):
         raise Unrepresentable(
             "E04", f"{node.op_type} over dimensions {axes}", "neighbouring dimensions of one scale", "use a pool"
         )
@@ -168,10 +172,8 @@ def _mean_over(b: Builder, node: ir.Node, x: Wire, axes: list[int], keep: bool) 
         return wire.then(op)
     fewer = tuple(n for i, n in enumerate(x.shape) if i not in axes)
     name = b.emit("reshape", node, [name], suffix=".flat")
-    return b.wire(
-        name, fewer, np.squeeze(wire.scale, tuple(axes)), 0, *(np.squeeze(a, tuple(axes)) for a in (wire.low, wire.high)),
-        ops=(_mean(sizes[1], len(fewer)),),
-    )  # fmt: skip
+    scale, low, high = (np.squeeze(a, tuple(axes)) for a in (wire.scale, wire.low, wire.high))
+    return b.wire(name, fewer, scale, 0, low, high, ops=(_mean(sizes[1], len(fewer)),))
 
 
 def _reduce_mean(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from brevitas.export import graph as g
 from brevitas.export.integer.bounds import Bounds, Geometry, linear_bounds
 from brevitas.export.integer.builder import Accumulator, Builder, Rule, Unrepresentable
 from brevitas.export.integer.floatops import FloatOp
-from brevitas.export.integer.rules.elementwise import append, on_grid
+from brevitas.export.integer.rules.elementwise import append
 from brevitas.export.integer.rules.grid import integers, per_tensor
 from brevitas.export.integer.values import Array, Constant, Value, Wire, aligned, compressed
 
@@ -69,17 +69,27 @@ def _conv(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
     if transposed:
         extra = _ints(node, "output_padding", [0] * spatial)
         reach = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
-        out = [(n - 1) * s + r + 1 + e - p - q for n, s, r, e, p, q in
-               zip(size, strides, reach, extra, pads, pads[spatial:], strict=False)]  # fmt: skip
-        geometry = Geometry(size, tuple(out), kernel, (1,) * spatial, dilations,
-                            tuple(r - p for r, p in zip(reach, pads, strict=False)), strides)  # fmt: skip
+        out = [
+            (n - 1) * s + r + 1 + e - p - q
+            for n, s, r, e, p, q in zip(size, strides, reach, extra, pads, pads[spatial:], strict=False)
+        ]
+        geometry = Geometry(
+            size,
+            tuple(out),
+            kernel,
+            (1,) * spatial,
+            dilations,
+            tuple(r - p for r, p in zip(reach, pads, strict=False)),
+            strides,
+        )
         codes = _turned(codes, group)
         if scale.ndim and group > 1:
             scale = np.tile(scale, group)  # one scale an output channel of a group, for every group
     else:
         reach = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
-        out = [(n + p + q - r) // s + 1 for n, s, r, p, q in
-               zip(size, strides, reach, pads, pads[spatial:], strict=False)]  # fmt: skip
+        out = [
+            (n + p + q - r) // s + 1 for n, s, r, p, q in zip(size, strides, reach, pads, pads[spatial:], strict=False)
+        ]
         geometry = Geometry(size, tuple(out), kernel, strides, dilations, tuple(pads[:spatial]), (1,) * spatial)
     m, per_group = codes.shape[:2]
     in_scale = compressed(x.scale)
@@ -109,9 +119,10 @@ def _conv(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
     bounds = linear_bounds(codes, reads[0], reads[1], geometry, integer_bias)
     shape = (x.shape[0], m, *out)
     b.accumulators.append(
-        Accumulator(node, bounds, codes, reads[0], reads[1], geometry, group, x, integer_bias,
-                    terms=per_group * _taps(geometry))
-    )  # fmt: skip
+        Accumulator(
+            node, bounds, codes, reads[0], reads[1], geometry, group, x, integer_bias, terms=per_group * _taps(geometry)
+        )
+    )
     wire = sums(b, name, shape, out_scale.reshape(-1, *(1,) * spatial), bounds, spatial)
     return wire if integer_bias is not None else _plus(b, node, wire, bias, (-1, *(1,) * spatial))
 
@@ -167,8 +178,7 @@ def _gemm(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
 
 def _transposed(w: Wire) -> Wire:
     assert w.codes is not None
-    fields = {k: np.asarray(getattr(w, k)).T for k in ("scale", "zero", "low", "high", "codes")}
-    return Wire(w.tensor, w.shape[::-1], **fields)
+    return replace(w, shape=w.shape[::-1], codes=w.codes.T, **w.map_parameters(np.transpose))
 
 
 def _matmul(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
@@ -177,9 +187,11 @@ def _matmul(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
         return _linear(b, node, x, y, None)
     if x.codes is not None or y.codes is not None:
         raise Unrepresentable(
-            "E04", "a product whose first operand is constant", "data times a weight matrix",
+            "E04",
+            "a product whose first operand is constant",
+            "data times a weight matrix",
             "write x @ weight, or F.linear",
-        )  # fmt: skip
+        )
     return _data_by_data(b, node, x, y)
 
 
@@ -210,8 +222,9 @@ def _data_by_data(b: Builder, node: ir.Node, x: Wire, y: Wire) -> Value:
     products = [p * q for p in ends[0] for q in ends[1]]
     k = x.shape[-1]
     least, most = k * min(products), k * max(products)
-    bounds = Bounds(*(np.asarray([v]) for v in (least, most, min(least, 0), max(most, 0))),
-                    (np.zeros((1, 0), np.int64),) * 2)  # fmt: skip
+    nowhere = np.zeros((1, 0), np.int64)
+    ends_of_sum = [np.asarray([v]) for v in (least, most, min(least, 0), max(most, 0))]
+    bounds = Bounds(ends_of_sum[0], ends_of_sum[1], ends_of_sum[2], ends_of_sum[3], (nowhere, nowhere))
     reads = [np.full((1, k), e) for e in ends[0]]
     b.accumulators.append(Accumulator(node, bounds, None, reads[0], reads[1], None, 1, x, terms=k))
     batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
