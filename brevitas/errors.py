@@ -17,6 +17,7 @@ __all__ = [
     "QuantConfigError",
     "QuantMetadataError",
     "SpecError",
+    "StateDictError",
     "UnknownOptionError",
 ]
 
@@ -43,6 +44,10 @@ class QuantMetadataError(BrevitasError, RuntimeError):
 
 class ExportError(BrevitasError, RuntimeError):
     """A model cannot be exported; the message lists every violation."""
+
+
+class StateDictError(BrevitasError, RuntimeError):
+    """A state dict does not fit the model; nothing was loaded."""
 
 
 class MissingPackageError(BrevitasError, ImportError):

@@ -12,11 +12,12 @@ from brevitas.graph.rebuild import apply_spec
 del _layer_pairs  # imported to register the converters
 
 if TYPE_CHECKING:
+    from brevitas.graph.float_state import load_float_state_dict
     from brevitas.graph.scale_flow import check_scales
 
-__all__ = ["apply_spec", "check_scales", "explain", "register_converter", "spec_of"]
+__all__ = ["apply_spec", "check_scales", "explain", "load_float_state_dict", "register_converter", "spec_of"]
 
-_LAZY = {"check_scales": "brevitas.graph.scale_flow"}
+_LAZY = {"check_scales": "brevitas.graph.scale_flow", "load_float_state_dict": "brevitas.graph.float_state"}
 
 
 def __getattr__(name: str) -> Any:

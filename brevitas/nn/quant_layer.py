@@ -22,6 +22,7 @@ class QuantLayerMixin:
         return_quant_tensor: whether ``forward`` returns a ``QuantTensor``; ``None`` follows the input.
         cache_inference_quant_inp, cache_inference_quant_out: keep the last eval input and output, detached.
         cache_quant_io_metadata_only: cache the metadata with an empty value.
+        export_debug_name: a name of the layer for tools that look at exported files; not in the state dict.
     """
 
     _last_output: Any = None
@@ -38,8 +39,15 @@ class QuantLayerMixin:
         self.cache_inference_quant_inp = False
         self.cache_inference_quant_out = False
         self.cache_quant_io_metadata_only = True
+        self.export_debug_name: str | None = None
         self._cached_input: QuantTensor | None = None
         self._cached_output: QuantTensor | None = None
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        old, new = f"{prefix}act_quant_proxy.", f"{prefix}act_quant."  # as the first releases called it
+        for key in [key for key in state_dict if key.startswith(old)]:
+            state_dict.setdefault(new + key.removeprefix(old), state_dict.pop(key))
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[misc]
 
     def _to_cache(self, wanted: bool, x: Tensor | QuantTensor) -> QuantTensor | None:
         """What a cache keeps of ``x``: nothing but in eager eval, and nothing of a plain tensor."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from brevitas.core.quant.weight_norm import AccumulatorAwareIntQuant
 from brevitas.errors import QuantConfigError, QuantMetadataError
 from brevitas.proxy.quant_proxy import QuantProxyFromInjector, eval_mode
+from brevitas.quant.strict import resolve_values
 from brevitas.quant_tensor import QuantTensor
 
 __all__ = [
@@ -68,6 +69,15 @@ class _ParameterQuantProxy(QuantProxyFromInjector):
         super()._resolve()
         self._trackers = self._find_trackers()
         self._followed = self._tracked_parameters()
+
+    def restart(self) -> None:
+        """Begin anew from the layers' parameters as they are now, in the same objects: nothing is learned yet."""
+        if self.tensor_quant is None:
+            return
+        fresh = resolve_values(self.quant_injector, self.site, self._layer_values())["tensor_quant"]
+        with torch.no_grad():
+            for name, tensor in fresh.state_dict(keep_vars=True).items():
+                self.tensor_quant.state_dict(keep_vars=True)[name].copy_(tensor)
 
     def _find_trackers(self) -> list[Any]:
         if self.tensor_quant is None:

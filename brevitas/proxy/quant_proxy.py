@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from brevitas import config
 from brevitas.core.quant.float import FloatQuant
+from brevitas.core.utils import drop_stray_keys
 from brevitas.core.zero_point import ZeroZeroPoint
 from brevitas.errors import QuantConfigError
 from brevitas.quant.site import Site
@@ -41,11 +43,31 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
             m.training = True
 
 
-def _forgive_missing_keys(proxy: nn.Module, incompatible: Any) -> None:
-    """With ``config.IGNORE_MISSING_KEYS``, a checkpoint without this quantizer's keys is accepted."""
-    prefix = proxy.__dict__.pop("_load_prefix", None)
-    if config.IGNORE_MISSING_KEYS and prefix is not None:
+MISSING_KEYS_HINT = (
+    "Values of quantizers are missing. To load a checkpoint of the float model use "
+    "brevitas.graph.load_float_state_dict(model, state_dict), which reports what was matched, initialised and left; or "
+    "set the environment variable BREVITAS_IGNORE_MISSING_KEYS=1 (brevitas.config.IGNORE_MISSING_KEYS = True), which "
+    "forgives keys that quantizers own."
+)
+
+
+def _after_loading(proxy: nn.Module, incompatible: Any) -> None:
+    """Missing keys of this quantizer: forgiven with ``config.IGNORE_MISSING_KEYS``, else the error says what to do."""
+    prefix, errors = proxy.__dict__.pop("_loading", (None, None))
+    if prefix is None or not any(key.startswith(prefix) for key in incompatible.missing_keys):
+        return
+    if config.IGNORE_MISSING_KEYS:
         incompatible.missing_keys[:] = [k for k in incompatible.missing_keys if not k.startswith(prefix)]
+    elif MISSING_KEYS_HINT not in errors and _loading_is_strict():
+        errors.append(MISSING_KEYS_HINT)
+
+
+def _loading_is_strict() -> bool:
+    """Whether the ``load_state_dict`` that is running was called with ``strict=True``, which it tells nobody."""
+    frame: Any = sys._getframe(1)
+    while frame is not None and frame.f_code is not nn.Module.load_state_dict.__code__:
+        frame = frame.f_back
+    return frame is not None and bool(frame.f_locals.get("strict"))
 
 
 class QuantProxyFromInjector(nn.Module):
@@ -68,7 +90,7 @@ class QuantProxyFromInjector(nn.Module):
         self.quant_injector = quant_injector
         self.tracked_module_list = [quant_layer]
         self._resolve()
-        self.register_load_state_dict_post_hook(_forgive_missing_keys)
+        self.register_load_state_dict_post_hook(_after_loading)
 
     def _layer_values(self) -> dict[str, Any]:
         """What the layers supply to the declaration."""
@@ -168,7 +190,8 @@ class QuantProxyFromInjector(nn.Module):
         return True
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        self.__dict__["_load_prefix"] = prefix
+        drop_stray_keys(state_dict, prefix)
+        self.__dict__["_loading"] = prefix, args[-1]
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _probe(self) -> Tensor:
