@@ -229,9 +229,9 @@ class ParameterFromRuntimeZeroPoint(CollectThenLearn):
         self._init_value()
 
     @brevitas.jit.script_method
-    def statistic(self, x: Tensor) -> Tensor:
+    def statistic(self, x: Tensor, counts: Optional[Tensor]) -> Tensor:  # noqa: UP045
         """Low end of ``x``."""
-        return at_least_float32(self.runtime_stats(x))
+        return at_least_float32(self.runtime_stats(x, counts))
 
     @brevitas.jit.script_method
     def to_stored(self, stat: Tensor) -> Tensor:

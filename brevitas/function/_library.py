@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.autograd import Function
 
-__all__ = ["register"]
+__all__ = ["register", "register_plain"]
 
 _LIBRARY = torch.library.Library("brevitas", "FRAGMENT")
 
@@ -25,6 +25,16 @@ def register(
     # The plain kernel serves every backend, meta included; a backend overrides it with a kernel under its own key.
     _LIBRARY.impl(name, plain, "CompositeExplicitAutograd")
     _LIBRARY.impl(name, function.apply, "Autograd")
+    if fake is not None:
+        torch.library.register_fake(f"brevitas::{name}", fake, lib=_LIBRARY)
+    return getattr(torch.ops.brevitas, name).default
+
+
+def register_plain(signature: str, function: Callable[..., Any], fake: Callable[..., Any] | None = None) -> Any:
+    """Define an operator without a gradient; with ``fake`` it is opaque to compilers, which run it as it is."""
+    name = signature.partition("(")[0]
+    _LIBRARY.define(signature)
+    _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
     if fake is not None:
         torch.library.register_fake(f"brevitas::{name}", fake, lib=_LIBRARY)
     return getattr(torch.ops.brevitas, name).default

@@ -25,6 +25,7 @@ from brevitas.core.function_wrapper import RoundSte
 from brevitas.core.quant.int import rescaled
 from brevitas.core.restrict_val import RestrictedThreshold
 from brevitas.core.rounding import StochasticRoundSte
+from brevitas.core.stats.reductions import whole_batch
 from brevitas.core.utils import StatelessBuffer, at_least_float32
 from brevitas.core.zero_point import LowEndToCode
 from brevitas.errors import QuantConfigError
@@ -119,6 +120,15 @@ class IntThresholdCandidate(_IntCandidate):
         return x.new_zeros([])
 
     @brevitas.jit.script_method
+    def context_over_ranks(self, x: Tensor, counts: Tensor) -> Tensor:
+        """As ``context``, of the whole batch of which ``x`` is this rank's part."""
+        if not self.is_shifted:
+            return x.new_zeros([])
+        if hasattr(self.low_end_init_op, "over_ranks"):
+            return self.low_end_init_op.over_ranks(x, counts)  # type: ignore[operator]
+        return self.low_end_init_op(whole_batch(x, counts, x.dim() - 1))
+
+    @brevitas.jit.script_method
     def forward(self, x: Tensor, candidate: Tensor, context: Tensor) -> Tensor:
         """Quantized ``x`` for a statistic that broadcasts to it, and the low end of ``x``."""
         scale = self.scale(candidate)
@@ -160,6 +170,13 @@ class IntLowEndCandidate(_IntCandidate):
     def context(self, x: Tensor) -> Tensor:
         """Statistic of the threshold."""
         return self.scaling_stats_impl(x)
+
+    @brevitas.jit.script_method
+    def context_over_ranks(self, x: Tensor, counts: Tensor) -> Tensor:
+        """As ``context``, of the whole batch of which ``x`` is this rank's part."""
+        if hasattr(self.scaling_stats_impl, "over_ranks"):
+            return self.scaling_stats_impl.over_ranks(x, counts)  # type: ignore[operator]
+        return self.scaling_stats_impl(whole_batch(x, counts, x.dim() - 1))
 
     @brevitas.jit.script_method
     def forward(self, x: Tensor, candidate: Tensor, context: Tensor) -> Tensor:

@@ -192,9 +192,7 @@ class FloatQuant(brevitas.jit.ScriptModule):
         return y.to(x.dtype)
 
     @brevitas.jit.script_method
-    def forward(
-        self, x: Tensor
-    ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool, List[str], List[str]]:  # noqa: UP006
+    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool, List[str], List[str]]:  # noqa: UP006
         """Quantized ``x`` and everything that tells which numbers it may hold."""
         threshold = self.scaling_impl(x)
         scale = self.expanded(self.scale(threshold), x)
@@ -244,6 +242,11 @@ class FloatThresholdCandidate(brevitas.jit.ScriptModule):
     @brevitas.jit.script_method
     def context(self, x: Tensor) -> Tensor:
         """Nothing that candidates have in common."""
+        return x.new_zeros([])
+
+    @brevitas.jit.script_method
+    def context_over_ranks(self, x: Tensor, counts: Tensor) -> Tensor:
+        """As ``context``: nothing."""
         return x.new_zeros([])
 
     @brevitas.jit.script_method

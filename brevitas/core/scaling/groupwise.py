@@ -1,11 +1,11 @@
 """Scaling of groups: thresholds computed anew at each call, and the integer threshold of microscaling formats.
 
-    >>> import torch
-    >>> from brevitas.core.stats import AbsMax
-    >>> RuntimeDynamicGroupStatsScaling(2, -1, AbsMax(1))(torch.tensor([[1.0, -2.0, 3.0]]))
-    tensor([[2., 3.]])
-    >>> MXIntScaling(signed=True)(torch.tensor(8.0))
-    tensor(64.)
+>>> import torch
+>>> from brevitas.core.stats import AbsMax
+>>> RuntimeDynamicGroupStatsScaling(2, -1, AbsMax(1))(torch.tensor([[1.0, -2.0, 3.0]]))
+tensor([[2., 3.]])
+>>> MXIntScaling(signed=True)(torch.tensor(8.0))
+tensor(64.)
 """
 
 import torch

@@ -166,9 +166,9 @@ class ParameterFromRuntimeStatsScaling(CollectThenLearn):
         self._init_value()
 
     @brevitas.jit.script_method
-    def statistic(self, x: Tensor) -> Tensor:
+    def statistic(self, x: Tensor, counts: Optional[Tensor]) -> Tensor:  # noqa: UP045
         """Bounded statistic of ``x``, linear; NaN, which is not averaged, where ``x`` has a NaN."""
-        stat = self.runtime_stats(x)
+        stat = self.runtime_stats(x, counts)
         return torch.where(torch.isnan(stat), stat, self.threshold.bounded(stat))
 
     @brevitas.jit.script_method

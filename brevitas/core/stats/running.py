@@ -4,8 +4,9 @@
 machines of the library, for quantities of activations and of parameters: scales and zero points derive from them.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, List  # noqa: UP035 - TorchScript reads annotations of this kind
+from typing import Any, List, Optional  # noqa: UP035 - TorchScript reads annotations of this kind
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 
 import brevitas.jit
 from brevitas.core._checks import check_int, check_number
+from brevitas.core.stats.reductions import counts_over_ranks
 from brevitas.core.utils import StatefulModule, at_least_float32, is_recomputing, learned_parameter
+from brevitas.function.ranks import ranks
 
 __all__ = ["DEFAULT_MOMENTUM", "CollectThenLearn", "FollowThenLearn", "RunningEstimate"]
 
@@ -55,7 +58,12 @@ def _statistic_or_ones(
     ``x`` enters the branches as one row in memory order, which costs no copy of a dense tensor: torch.cond demands that
     the gradients of both branches have equal strides.
     """
-    order = [d for _, d in sorted((-x.stride(d), d) for d in range(x.ndim))]
+    order: list[int] = []
+    for d in range(x.ndim):  # an insertion sort: strides may be symbols, which a compiler compares but does not sort
+        place = len(order)
+        while place > 0 and x.stride(order[place - 1]) < x.stride(d):
+            place -= 1
+        order.insert(place, d)
     dense = x.permute(order)
     sizes = list(dense.shape)  # not `dense` itself, which would reach the branches as a second, aliasing input
     back = [order.index(d) for d in range(x.ndim)]
@@ -87,13 +95,25 @@ class RunningEstimate(StatefulModule):
         self.register_buffer("initialised", torch.tensor(False))
 
     @brevitas.jit.script_method
-    def count(self, stat: Tensor) -> None:
-        """Update the estimate with the statistic of one more batch."""
+    def count(self, stat: Tensor, counts: Optional[Tensor]) -> None:  # noqa: UP045
+        """Update the estimate with the statistic of one more batch, unless its ``counts`` on the ranks are all 0."""
         repeated = False if torch.jit.is_scripting() else is_recomputing()
         if not repeated:
             with torch.no_grad():
-                self.running_stats.copy_(self.averaged(stat.detach()))
-                self.counter.add_(1)
+                averaged = self.averaged(stat.detach())
+                if counts is None:
+                    self.store(averaged)
+                    self.counter.add_(1)
+                else:
+                    exists = torch.sum(counts) > 0
+                    self.store(torch.where(exists, averaged, self.running_stats))
+                    self.counter.add_(exists.to(self.counter.dtype))
+
+    @brevitas.jit.script_method
+    def store(self, estimate: Tensor) -> None:
+        """Replace the estimate."""
+        # Through a view: torch's compiler takes a float64 scalar on CPU for a number, and loses what is written to it.
+        self.running_stats.view(-1).copy_(estimate.reshape(-1))
 
     @brevitas.jit.script_method
     def averaged(self, stat: Tensor) -> Tensor:
@@ -107,10 +127,11 @@ class RunningEstimate(StatefulModule):
         return torch.where(torch.isnan(new), old, torch.where(self.counter == 0, new, blended))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # 'initialised' and 'counter' are younger than the estimate itself.
-        if prefix + "running_stats" in state_dict:
-            state_dict.setdefault(prefix + "counter", torch.ones_like(self.counter))
-            state_dict.setdefault(prefix + "initialised", torch.ones_like(self.initialised))
+        # 'initialised' and 'counter' are younger than the estimate itself. One of them alone is an incomplete file.
+        younger = (prefix + "counter", prefix + "initialised")
+        if prefix + "running_stats" in state_dict and not any(key in state_dict for key in younger):
+            state_dict[prefix + "counter"] = torch.ones_like(self.counter)
+            state_dict[prefix + "initialised"] = torch.ones_like(self.initialised)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -119,6 +140,9 @@ class CollectThenLearn(RunningEstimate):
 
     Sub-classes say what is collected (``statistic``), how it is stored (``to_stored``) and how a quantity in real units
     comes back from a stored one (``learned``) or from a statistic (``from_statistic``).
+
+    Where ``torch.distributed`` runs, each statistic is that of the whole batch of which every rank holds a part, so
+    that all ranks hold the state of one process that saw the whole; see :mod:`brevitas.function.ranks`.
 
     While collecting, ``value`` mirrors the estimate and receives an exact zero gradient, so that optimizers and
     ``DistributedDataParallel`` see the same set of parameters in every step.
@@ -135,8 +159,13 @@ class CollectThenLearn(RunningEstimate):
         """Create ``value``; called by the sub-class once its own parts exist."""
         self.value = learned_parameter(self.to_stored(self.running_stats))
 
-    def statistic(self, x: Tensor) -> Tensor:
-        """Statistic of a batch, in real units, of the quantity's shape."""
+    def statistic(self, x: Tensor, counts: Optional[Tensor]) -> Tensor:  # noqa: UP045
+        """Statistic of a batch, in real units, of the quantity's shape.
+
+        Args:
+            x: the batch, or this rank's part of it.
+            counts: elements of the part of each rank; ``None`` where there is one process.
+        """
         raise NotImplementedError
 
     def to_stored(self, stat: Tensor) -> Tensor:
@@ -177,7 +206,10 @@ class CollectThenLearn(RunningEstimate):
             return self.from_value()
         if not self.training:
             return self.from_estimate()
-        if x.numel() == 0:
+        # A part may be empty: its rank takes part nevertheless, or the others would wait for it.
+        counts = counts_over_ranks(x) if ranks() > 1 else None
+        empty = x.numel() == 0 if counts is None else bool(torch.sum(counts) == 0)
+        if empty:
             # An empty batch has no statistic; it does not count.
             return self.from_estimate() + 0.0 * self.value.view(self.shape)
         # A call that ends collection sets the flag, so a repetition that finds it unset repeats a collecting call.
@@ -186,8 +218,8 @@ class CollectThenLearn(RunningEstimate):
             self.mirror()
             self.initialised.fill_(True)
             return self.from_value()
-        stat = self.statistic(x)
-        self.count(stat)
+        stat = self.statistic(x, counts)
+        self.count(stat, None)
         self.mirror()
         return self.from_statistic(stat).to(self.value.dtype) + 0.0 * self.value.view(self.shape)
 
@@ -197,21 +229,39 @@ class CollectThenLearn(RunningEstimate):
 
         The statistic runs only while collecting.
         """
-        if not self.training or x.numel() == 0:
-            return torch.where(self.initialised, self.from_value(), self.from_estimate())
+        alone = ranks() == 1
+        if not self.training or (alone and x.numel() == 0):
+            # Of copies, since a training call of the same graph may write to both before this one's backward pass.
+            learned = self.learned(self.value.clone().view(self.shape))
+            return torch.where(self.initialised.clone(), learned, self.from_estimate())
         collecting = torch.logical_and(torch.logical_not(self.initialised), self.counter < self.collect_stats_steps)
         dtype = at_least_float32(self.running_stats).dtype
-        stat = _statistic_or_ones(collecting, self.statistic, x, self.shape, dtype)
+        if alone:
+            stat = _statistic_or_ones(collecting, lambda part: self.statistic(part, None), x, self.shape, dtype)
+            counted = collecting
+        else:
+            size = [math.prod(self.shape) + 1]
+            row = _statistic_or_ones(collecting, self._statistic_and_existence, x, size, dtype)
+            exists = row[-1].detach() > 0
+            stat = torch.where(exists, row[:-1].view(self.shape), self.running_stats.clone())
+            counted = torch.logical_and(collecting, exists)
         with torch.no_grad():
-            estimate = torch.where(collecting, self.averaged(stat.detach()), self.running_stats)
-            self.running_stats.copy_(estimate)
-            self.counter.add_(collecting.to(self.counter.dtype))
+            estimate = torch.where(counted, self.averaged(stat.detach()), self.running_stats)
+            self.store(estimate)
+            self.counter.add_(counted.to(self.counter.dtype))
             mirrored = self.to_stored(self.running_stats).view(self.value.shape).to(self.value.dtype)
             self.value.copy_(torch.where(self.initialised, self.value, mirrored))
             self.initialised.copy_(torch.logical_not(collecting))
         # Of a copy, since a later call in the same graph writes to ``value``, and autograd would find it changed.
         learned = self.learned(self.value.clone().view(self.shape))
         return torch.where(collecting, self.from_statistic(stat).to(self.value.dtype), learned)
+
+    @torch.jit.unused
+    def _statistic_and_existence(self, x: Tensor) -> Tensor:
+        """The statistic over the ranks in one row, followed by 1 if any rank has elements, else 0."""
+        counts = counts_over_ranks(x)
+        stat = self.statistic(x, counts)
+        return torch.cat([stat.reshape(-1), (torch.sum(counts) > 0).to(stat.dtype).reshape(1)])
 
     def finish_collecting(self) -> None:
         """End collection now; without effect while nothing was collected, or when it has ended."""

@@ -6,6 +6,11 @@
 
 ``stats_reduce_dim=None`` reduces the whole tensor to a scalar; an int reduces that dimension. An interval
 always holds 0. float16 and bfloat16 are averaged in float32; the result has the dtype of ``x``.
+
+``over_ranks(x, counts)`` is the statistic of a batch that is split over the ranks of ``torch.distributed``: ``x`` is
+this rank's part, ``counts`` the number of elements of each. What one process would compute from the whole batch comes
+out bit for bit, except for averages, whose sums are rounded in another order. A statistic without the method works as
+well: then all parts travel to all ranks.
 """
 
 import math
@@ -16,6 +21,18 @@ from torch import Tensor
 
 import brevitas.jit
 from brevitas.core._checks import check_int, check_number, check_shape
+from brevitas.core.stats.reductions import (
+    count,
+    high_rank,
+    kth_smallest,
+    largest,
+    largest_over_ranks,
+    low_rank,
+    percentile_over_ranks,
+    rows_of_counts,
+    smallest,
+    sum_over_ranks,
+)
 from brevitas.core.utils import StatefulModule, at_least_float32, learned_parameter
 from brevitas.errors import QuantConfigError
 
@@ -42,46 +59,6 @@ def _check_dim(owner: str, value: int | None, required: bool = False) -> int | N
     return check_int(owner, "stats_reduce_dim", value, 0)
 
 
-def _largest(x: Tensor, dim: Optional[int]) -> Tensor:  # noqa: UP045
-    # Of the whole tensor, equal maxima share the gradient; along a dimension the first one takes it.
-    if dim is None:
-        return torch.amax(x)
-    return torch.max(x, dim=dim)[0]
-
-
-def _smallest(x: Tensor, dim: Optional[int]) -> Tensor:  # noqa: UP045
-    if dim is None:
-        return torch.amin(x)
-    return torch.min(x, dim=dim)[0]
-
-
-def _kth_smallest(x: Tensor, k: int, dim: Optional[int]) -> Tensor:  # noqa: UP045
-    if dim is None:
-        x = x.reshape(-1)
-        dim = 0
-    n = x.shape[dim]
-    # Near an end of a long row, the few values beyond are found much sooner than the row is partitioned.
-    if (n - k + 1) * 64 <= n:
-        return torch.topk(x, n - k + 1, dim=dim)[0].select(dim, n - k)
-    if k * 64 <= n:
-        return torch.topk(x, k, dim=dim, largest=False)[0].select(dim, k - 1)
-    return torch.kthvalue(x, k, dim=dim)[0]
-
-
-def _count(x: Tensor, dim: Optional[int]) -> int:  # noqa: UP045
-    if dim is None:
-        return x.numel()
-    return x.shape[dim]
-
-
-def _high_rank(q: float, n: int) -> int:
-    return max(min(int(math.floor(q * n / 100.0 + 0.5)), n), 1)
-
-
-def _low_rank(q: float, n: int) -> int:
-    return max(min(int(math.ceil(q * n / 100.0)), n), 1)
-
-
 class AbsMax(brevitas.jit.ScriptModule):
     """Largest absolute value. Its gradient is the sign at the maximum, and 0 if all values are 0."""
 
@@ -92,7 +69,12 @@ class AbsMax(brevitas.jit.ScriptModule):
     @brevitas.jit.script_method
     def forward(self, x: Tensor) -> Tensor:
         """``max abs x``."""
-        return _largest(torch.abs(x), self.stats_reduce_dim)
+        return largest(torch.abs(x), self.stats_reduce_dim)
+
+    @brevitas.jit.script_method
+    def over_ranks(self, x: Tensor, counts: Tensor) -> Tensor:
+        """As ``forward``, of the whole batch."""
+        return largest_over_ranks(torch.abs(x), self.stats_reduce_dim)
 
 
 class AbsMinMax(brevitas.jit.ScriptModule):
@@ -106,8 +88,14 @@ class AbsMinMax(brevitas.jit.ScriptModule):
     def forward(self, x: Tensor) -> Tensor:
         """``max(max x, 0) - min(min x, 0)``."""
         # relu rather than clamp: its gradient at 0 is 0.
-        high = torch.relu(_largest(x, self.stats_reduce_dim))
-        return high + torch.relu(-_smallest(x, self.stats_reduce_dim))
+        high = torch.relu(largest(x, self.stats_reduce_dim))
+        return high + torch.relu(-smallest(x, self.stats_reduce_dim))
+
+    @brevitas.jit.script_method
+    def over_ranks(self, x: Tensor, counts: Tensor) -> Tensor:
+        """As ``forward``, of the whole batch."""
+        high = torch.relu(largest_over_ranks(x, self.stats_reduce_dim))
+        return high + torch.relu(largest_over_ranks(-x, self.stats_reduce_dim))
 
 
 class AbsAve(brevitas.jit.ScriptModule):
@@ -126,6 +114,12 @@ class AbsAve(brevitas.jit.ScriptModule):
         else:
             return torch.mean(magnitude, dim=self.stats_reduce_dim).to(x.dtype)
 
+    @brevitas.jit.script_method
+    def over_ranks(self, x: Tensor, counts: Tensor) -> Tensor:
+        """As ``forward``, of the whole batch, up to rounding."""
+        total = sum_over_ranks(torch.abs(at_least_float32(x)), self.stats_reduce_dim)
+        return (total / torch.sum(rows_of_counts(counts, x, self.stats_reduce_dim))).to(x.dtype)
+
 
 class AbsMaxAve(brevitas.jit.ScriptModule):
     """Mean over the channels of the largest absolute value of each: a scalar."""
@@ -137,8 +131,13 @@ class AbsMaxAve(brevitas.jit.ScriptModule):
     @brevitas.jit.script_method
     def forward(self, x: Tensor) -> Tensor:
         """``mean_c max abs x_c``."""
-        largest = torch.max(torch.abs(x), dim=self.stats_reduce_dim)[0]
-        return torch.mean(at_least_float32(largest)).to(x.dtype)
+        return torch.mean(at_least_float32(largest(torch.abs(x), self.stats_reduce_dim))).to(x.dtype)
+
+    @brevitas.jit.script_method
+    def over_ranks(self, x: Tensor, counts: Tensor) -> Tensor:
+        """As ``forward``, of the whole batch."""
+        of_channels = largest_over_ranks(torch.abs(x), self.stats_reduce_dim)
+        return torch.mean(at_least_float32(of_channels)).to(x.dtype)
 
 
 class AbsMaxL2(brevitas.jit.ScriptModule):
@@ -151,8 +150,14 @@ class AbsMaxL2(brevitas.jit.ScriptModule):
     @brevitas.jit.script_method
     def forward(self, x: Tensor) -> Tensor:
         """``norm_c(max abs x_c) / sqrt(C)``; gradient 0 if all values are 0."""
-        largest = at_least_float32(torch.max(torch.abs(x), dim=self.stats_reduce_dim)[0])
-        return (torch.norm(largest) / math.sqrt(largest.numel())).to(x.dtype)
+        of_channels = at_least_float32(largest(torch.abs(x), self.stats_reduce_dim))
+        return (torch.norm(of_channels) / math.sqrt(of_channels.numel())).to(x.dtype)
+
+    @brevitas.jit.script_method
+    def over_ranks(self, x: Tensor, counts: Tensor) -> Tensor:
+        """As ``forward``, of the whole batch."""
+        of_channels = at_least_float32(largest_over_ranks(torch.abs(x), self.stats_reduce_dim))
+        return (torch.norm(of_channels) / math.sqrt(of_channels.numel())).to(x.dtype)
 
 
 class AbsPercentile(brevitas.jit.ScriptModule):
@@ -171,8 +176,13 @@ class AbsPercentile(brevitas.jit.ScriptModule):
     @brevitas.jit.script_method
     def forward(self, x: Tensor) -> Tensor:
         """The k-th smallest ``abs x`` of n, ``k = clamp(floor(q n / 100 + 0.5), 1, n)``."""
-        k = _high_rank(self.percentile_q, _count(x, self.stats_reduce_dim))
-        return _kth_smallest(torch.abs(x), k, self.stats_reduce_dim)
+        k = high_rank(self.percentile_q, count(x, self.stats_reduce_dim))
+        return kth_smallest(torch.abs(x), k, self.stats_reduce_dim)
+
+    @brevitas.jit.script_method
+    def over_ranks(self, x: Tensor, counts: Tensor) -> Tensor:
+        """As ``forward``, of the whole batch."""
+        return percentile_over_ranks(torch.abs(x), counts, self.percentile_q, True, self.stats_reduce_dim)
 
 
 class PercentileInterval(brevitas.jit.ScriptModule):
@@ -198,9 +208,16 @@ class PercentileInterval(brevitas.jit.ScriptModule):
     @brevitas.jit.script_method
     def forward(self, x: Tensor) -> Tensor:
         """``max(hi, 0) - min(lo, 0)``."""
-        n = _count(x, self.stats_reduce_dim)
-        high = _kth_smallest(x, _high_rank(self.high_percentile_q, n), self.stats_reduce_dim)
-        low = _kth_smallest(x, _low_rank(self.low_percentile_q, n), self.stats_reduce_dim)
+        n = count(x, self.stats_reduce_dim)
+        high = kth_smallest(x, high_rank(self.high_percentile_q, n), self.stats_reduce_dim)
+        low = kth_smallest(x, low_rank(self.low_percentile_q, n), self.stats_reduce_dim)
+        return torch.relu(high) + torch.relu(-low)
+
+    @brevitas.jit.script_method
+    def over_ranks(self, x: Tensor, counts: Tensor) -> Tensor:
+        """As ``forward``, of the whole batch."""
+        high = percentile_over_ranks(x, counts, self.high_percentile_q, True, self.stats_reduce_dim)
+        low = percentile_over_ranks(x, counts, self.low_percentile_q, False, self.stats_reduce_dim)
         return torch.relu(high) + torch.relu(-low)
 
 
@@ -214,7 +231,12 @@ class NegativeMinOrZero(brevitas.jit.ScriptModule):
     @brevitas.jit.script_method
     def forward(self, x: Tensor) -> Tensor:
         """``min(min x, 0)``."""
-        return -torch.relu(-_smallest(x, self.stats_reduce_dim))
+        return -torch.relu(-smallest(x, self.stats_reduce_dim))
+
+    @brevitas.jit.script_method
+    def over_ranks(self, x: Tensor, counts: Tensor) -> Tensor:
+        """As ``forward``, of the whole batch."""
+        return -torch.relu(largest_over_ranks(-x, self.stats_reduce_dim))
 
 
 class NegativePercentileOrZero(brevitas.jit.ScriptModule):
@@ -234,14 +256,20 @@ class NegativePercentileOrZero(brevitas.jit.ScriptModule):
     @brevitas.jit.script_method
     def forward(self, x: Tensor) -> Tensor:
         """``min(lo, 0)``, lo the k-th smallest of n, ``k = max(ceil(q n / 100), 1)``."""
-        k = _low_rank(self.low_percentile_q, _count(x, self.stats_reduce_dim))
-        return -torch.relu(-_kth_smallest(x, k, self.stats_reduce_dim))
+        k = low_rank(self.low_percentile_q, count(x, self.stats_reduce_dim))
+        return -torch.relu(-kth_smallest(x, k, self.stats_reduce_dim))
+
+    @brevitas.jit.script_method
+    def over_ranks(self, x: Tensor, counts: Tensor) -> Tensor:
+        """As ``forward``, of the whole batch."""
+        low = percentile_over_ranks(x, counts, self.low_percentile_q, False, self.stats_reduce_dim)
+        return -torch.relu(-low)
 
 
 def _mean_and_deviation(x: Tensor, dim: Optional[int], epsilon: float) -> Tuple[Tensor, Tensor]:  # noqa: UP006, UP045
     magnitude = torch.abs(at_least_float32(x))
     # One value has no unbiased variance; it deviates by 0.
-    degrees = max(_count(x, dim) - 1, 1)
+    degrees = max(count(x, dim) - 1, 1)
     if dim is None:
         mean = torch.mean(magnitude)
         centred = magnitude - mean
@@ -249,6 +277,20 @@ def _mean_and_deviation(x: Tensor, dim: Optional[int], epsilon: float) -> Tuple[
     mean = torch.mean(magnitude, dim=dim)
     centred = magnitude - mean.unsqueeze(dim)
     return mean, torch.sqrt(torch.sum(centred * centred, dim=dim) / degrees + epsilon)
+
+
+def _mean_and_deviation_over_ranks(
+    x: Tensor,
+    counts: Tensor,
+    dim: Optional[int],  # noqa: UP045
+    epsilon: float,
+) -> Tuple[Tensor, Tensor]:  # noqa: UP006
+    magnitude = torch.abs(at_least_float32(x))
+    total = torch.sum(rows_of_counts(counts, x, dim))
+    mean = sum_over_ranks(magnitude, dim) / total
+    centred = magnitude - (mean if dim is None else mean.unsqueeze(dim))
+    variance = sum_over_ranks(centred * centred, dim) / torch.clamp_min(total - 1, 1)
+    return mean, torch.sqrt(variance + epsilon)
 
 
 class MeanSigmaStd(brevitas.jit.ScriptModule):
@@ -273,6 +315,12 @@ class MeanSigmaStd(brevitas.jit.ScriptModule):
     def forward(self, x: Tensor) -> Tensor:
         """``mean abs x + sigma sqrt(var abs x + epsilon)``."""
         mean, deviation = _mean_and_deviation(x, self.stats_reduce_dim, self.std_dev_epsilon)
+        return (mean + self.sigma * deviation).to(x.dtype)
+
+    @brevitas.jit.script_method
+    def over_ranks(self, x: Tensor, counts: Tensor) -> Tensor:
+        """As ``forward``, of the whole batch, up to rounding."""
+        mean, deviation = _mean_and_deviation_over_ranks(x, counts, self.stats_reduce_dim, self.std_dev_epsilon)
         return (mean + self.sigma * deviation).to(x.dtype)
 
 
@@ -307,4 +355,10 @@ class MeanLearnedSigmaStd(StatefulModule):
     def forward(self, x: Tensor) -> Tensor:
         """``mean abs x + sigma sqrt(var abs x + epsilon)``."""
         mean, deviation = _mean_and_deviation(x, self.stats_reduce_dim, self.std_dev_epsilon)
+        return (mean + self.sigma.view(mean.shape) * deviation).to(x.dtype)
+
+    @brevitas.jit.script_method
+    def over_ranks(self, x: Tensor, counts: Tensor) -> Tensor:
+        """As ``forward``, of the whole batch, up to rounding."""
+        mean, deviation = _mean_and_deviation_over_ranks(x, counts, self.stats_reduce_dim, self.std_dev_epsilon)
         return (mean + self.sigma.view(mean.shape) * deviation).to(x.dtype)
