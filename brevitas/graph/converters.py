@@ -46,7 +46,7 @@ class Converter:
         return {
             name.removesuffix("_quant"): parameter.default
             for name, parameter in self.parameters.items()
-            if name.endswith("_quant")
+            if _is_quantizer_argument(parameter)
         }
 
     @cached_property
@@ -57,7 +57,7 @@ class Converter:
         return {
             name: parameter.default
             for name, parameter in self.parameters.items()
-            if not name.endswith("_quant")
+            if not _is_quantizer_argument(parameter)
             and name not in shared
             and parameter.default is not inspect.Parameter.empty
             and name not in ("device", "dtype")
@@ -66,6 +66,11 @@ class Converter:
     def takes(self, cls: type[nn.Module], argument: str) -> bool:
         """Whether the constructor of one of the two classes has a parameter."""
         return argument in inspect.signature(cls.__init__).parameters
+
+
+def _is_quantizer_argument(parameter: inspect.Parameter) -> bool:
+    """Whether it is a ``<role>_quant``, and not a switch such as ``tie_input_output_quant``."""
+    return parameter.name.endswith("_quant") and not isinstance(parameter.default, bool)
 
 
 _converters: dict[type, Converter] = {}
@@ -107,7 +112,7 @@ def register_converter(
         if cls in _converters:
             raise QuantConfigError(f"register_converter: {cls.__name__} has a converter already")
     parameters = dict(inspect.signature(quantized_type.__init__).parameters)
-    if not any(name.endswith("_quant") for name in parameters):
+    if not any(_is_quantizer_argument(parameter) for parameter in parameters.values()):
         raise QuantConfigError(
             f"register_converter: the constructor of {quantized_type.__name__} has no parameter <role>_quant, such as "
             "weight_quant or act_quant"

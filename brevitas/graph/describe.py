@@ -72,8 +72,8 @@ def _rule(name: str, module: nn.Module, converter: Converter, owners: dict[nn.Mo
         proxy = proxy_of(module, role)
         if not proxy.is_quant_enabled:
             continue
-        if owners.get(proxy, "").rpartition(".")[0] == name and proxy in owners:
-            continue  # one quantizer that serves two roles of a layer, by an option of the layer
+        if proxy in owners and getattr(module, "tie_input_output_quant", False):
+            continue  # the option says that one quantizer serves two roles
         if proxy in owners:
             rule[role] = {"share": owners[proxy]}
             continue

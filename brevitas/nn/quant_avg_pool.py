@@ -77,7 +77,8 @@ class _QuantAvgPool(TruncatingLayer):
         """``value`` with the scale, zero point and width of sums of codes."""
         size = prod(kernel)
         # A sum is a product with ones.
-        width = accumulator_bit_width(x.bit_width, 1, size, input_signed=x.signed, weight_signed=False)
+        one = torch.ones_like(x.bit_width)
+        width = accumulator_bit_width(x.bit_width, one, size, input_signed=x.signed, weight_signed=False)
         source = Source.derived(type(self).__name__, shifted=None if x.source is None else x.source.shifted)
         zero_point = x.zero_point * size
         return QuantTensor.unchecked(value, self._scale(x, kernel), zero_point, width, x.signed, x.training, source)

@@ -42,7 +42,7 @@ class _ManyInputs(QuantLayerMixin, InputGetters, OutputGetters):
 
     input_quant: Any
     output_quant: Any
-    #: What the user may have set by other rules, but not afterwards.
+    #: Options that only the constructor can act on.
     construction_options = ("tie_input_output_quant",)
 
     def __init__(
