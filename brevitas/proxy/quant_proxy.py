@@ -16,6 +16,7 @@ from brevitas.core.quant.float import FloatQuant
 from brevitas.core.utils import drop_stray_keys
 from brevitas.core.zero_point import ZeroZeroPoint
 from brevitas.errors import QuantConfigError
+from brevitas.proxy.description import one_line
 from brevitas.quant.site import Site
 from brevitas.quant.strict import resolve_quantizer, resolve_values
 from brevitas.quant_tensor import QuantTensor, Source
@@ -224,8 +225,12 @@ class QuantProxyFromInjector(nn.Module):
         return resolved[3] if len(resolved) == 4 else float(bool(self._signed)) + resolved[3] + resolved[4]
 
     def extra_repr(self) -> str:
-        """The declaration's name."""
-        return f"{self.quant_injector.__name__}" + ("" if self.is_quant_enabled else ", off")
+        """The declaration's name, and whether it is off."""
+        return self.quant_injector.__name__ + ("" if self.is_quant_enabled else ", off")
+
+    def __repr__(self) -> str:
+        # One line, without the modules inside, so that a printed model can be read.
+        return one_line(self)
 
 
 def _keep_state(old: nn.Module, new: nn.Module) -> None:
