@@ -70,6 +70,49 @@ class Builder:
         self.shapes[f"{name}.out"] = shape
         return f"{name}.out"
 
+    def bipolar(self, x: str, name: str, shape: Sequence[int], scale: Any, role: str = "act") -> str:
+        return self._quantizer("BipolarQuant", [x, self.constant(f"{name}_scale", scale)], name, shape, role, {})
+
+    def trunc(
+        self,
+        x: str,
+        name: str,
+        shape: Sequence[int],
+        scale: float,
+        bits: int,
+        removed: int,
+        out_bits: int,
+        signed: bool = False,
+        rounding: str = "FLOOR",
+        narrow: bool = False,
+    ) -> str:
+        grid = (
+            *(("in_scale", scale), ("zero_point", 0.0), ("in_bit_width", bits)),
+            *(("scale", scale * 2**removed), ("bit_width", out_bits)),
+        )
+        inputs = [x, *(self.constant(f"{name}_{field}", value) for field, value in grid)]
+        attributes = {"signed": int(signed), "narrow": int(narrow), "rounding_mode": rounding}
+        return self._quantizer("Trunc", inputs, name, shape, "trunc", attributes)
+
+    def _quantizer(
+        self,
+        op_type: str,
+        inputs: Sequence[str],
+        name: str,
+        shape: Sequence[int],
+        role: str,
+        attributes: dict[str, Any],
+    ) -> str:
+        node = helper.make_node(
+            op_type, list(inputs), [f"{name}.out"], name=f"{name}_quant", domain=g.DOMAIN, **attributes
+        )
+        layer, _, _ = name.rpartition(".")
+        entries = {g.LAYER: layer, g.CLASS: "Layer", g.QUANTIZER: f"{name}_quant", g.ROLE: role, g.CALL: "0"}
+        _set_metadata(node, entries)
+        self.nodes.append(node)
+        self.shapes[f"{name}.out"] = shape
+        return f"{name}.out"
+
     def weight(self, name: str, codes: Any, scale: Any, bits: int = 8, zero_point: Any = 0.0, **kwargs: Any) -> str:
         codes = np.asarray(codes)
         values = ((codes - np.asarray(zero_point)) * np.asarray(scale)).astype(np.float32)

@@ -91,7 +91,7 @@ class FinnLowering:
         insert_before(before, node)
         return node.outputs[0]
 
-    def _constant(self, name: str, array: np.ndarray) -> ir.Value:
+    def _constant(self, name: str, array: np.ndarray | np.floating[Any]) -> ir.Value:
         return add_initializer(self.model, name, np.asarray(array, np.float32))
 
     def _code_input(self, value: ir.Value, fields: Mapping[str, Any]) -> None:
@@ -124,7 +124,7 @@ class FinnLowering:
         x = node.inputs[0]
         assert grid is not None and x is not None and x.shape is not None
         limits = self._thresholds(q, int(x.shape[1]))
-        attributes = {"out_dtype": grid.type, "data_layout": DATA_LAYOUT[len(x.shape)]}
+        attributes: dict[str, Any] = {"out_dtype": grid.type, "data_layout": DATA_LAYOUT[len(x.shape)]}
         if q.is_bipolar:
             attributes |= {"out_scale": 2.0, "out_bias": -1.0}
         has_offset = low != 0 and not q.is_bipolar
@@ -159,16 +159,20 @@ class FinnLowering:
         return np.broadcast_to(made, (channels, made.shape[1]))
 
     def _product(self, p: Product, parameters: Mapping[ir.Node, _Parameter]) -> None:
-        """Integer weights; their scale is multiplied afterwards, and the input's too where the bias is integer."""
+        """Integer weights, and their scale afterwards; on integer data, unless a float bias is added to the sum.
+
+        On integers the sum is exact, and the product of both scales in float32 is multiplied once.
+        """
         bias = None if p.bias is None else parameters.get(p.bias.producer())
         scale, out = p.weight_scale(), p.last.outputs[0]
         assert scale is not None
-        data, grid = p.data, None
-        if bias is not None:
-            grid = self.wiring.of(data)
-            product_scale = None if grid is None else p.product_scale(grid)
-            assert product_scale is not None
-            data, scale = self.wiring.codes(data), product_scale
+        grid = self.wiring.of(p.data) if p.bias is None or bias is not None else None
+        product_scale = None if grid is None else p.product_scale(grid)
+        data = p.data
+        if product_scale is None:
+            grid = None
+        else:
+            data, scale = self.wiring.codes(p.data), product_scale
         name = p.node.name or p.node.op_type
         meta = {k: v for k, v in p.node.metadata_props.items() if k in (g.LAYER, g.CLASS)}
         made = self._emit(
@@ -182,8 +186,10 @@ class FinnLowering:
             attributes={k: a.value for k, a in p.node.attributes.items() if k != "auto_pad"} if p.is_conv else {},
         )
         reach = None
+        if grid is not None:
+            reach = p.reach(grid, np.zeros(1, np.int64))
+            annotate(made, datatype_of_range(*reach))
         if bias is not None and grid is not None:
-            annotate(made, datatype_of_range(*p.reach(grid, np.zeros(1, np.int64))))
             added = self._constant(bias.name, p.per_channel(bias.codes.reshape(-1)))
             annotate(added, datatype(bias.q.bits, bias.q.signed))
             meta_of_bias = meta | {g.CONSTANTS: _constants(bias.q, added, None, bias.codes.shape)}
@@ -191,7 +197,8 @@ class FinnLowering:
             reach = p.reach(grid, bias.codes.reshape(-1))
         elif p.bias is not None:
             held = g.constant(p.bias)
-            assert held is not None
+            assert held is not None and p.bias_position is not None
+            p.last.replace_input_with(p.bias_position, None)  # frees the name
             added = self._constant(p.bias.name or f"{name}.bias", p.per_channel(held.reshape(-1) / scale))
             made = self._emit("Add", p.last, made, added, name=f"{name}.bias", like=out, meta=meta)
         factor = self._constant(f"{name}.scale", p.per_channel(scale))

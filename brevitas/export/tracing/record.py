@@ -13,19 +13,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from brevitas.core.rounding import DPURoundSte
 from brevitas.export.graph import integer_range
 from brevitas.export.tracing.watch import Watched, activation_of, float_value
+from brevitas.function.rounding import dpu_round
 from brevitas.quant_tensor import QuantTensor
 
 __all__ = ["QONNX_ROUNDING", "Record", "Recorder", "Recording"]
 
-# Our names of rounding modes, and those of the Quant operator.
-QONNX_ROUNDING = {"ROUND": "ROUND", "CEIL": "CEIL", "FLOOR": "FLOOR", "ROUND_TO_ZERO": "DOWN"}
+# Our names of rounding modes, and those of the Quant operator (which has none for the last one).
+QONNX_ROUNDING = {
+    "ROUND": "ROUND",
+    "CEIL": "CEIL",
+    "FLOOR": "FLOOR",
+    "ROUND_TO_ZERO": "DOWN",
+    DPURoundSte.__name__: "DPU",
+}
 _ROUND: dict[str, Callable[[Tensor], Tensor]] = {
     "ROUND": torch.round,
     "CEIL": torch.ceil,
     "FLOOR": torch.floor,
     "DOWN": torch.trunc,
+    "DPU": dpu_round,
 }
 
 

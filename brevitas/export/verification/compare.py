@@ -25,7 +25,7 @@ def boundary_distance(before: np.ndarray, rounding: str) -> tuple[np.ndarray, np
     >>> boundary_distance(np.array([1.25]), 'FLOOR')
     (array([1.]), array([0.25]))
     """
-    if rounding == "ROUND":
+    if rounding in ("ROUND", "DPU"):
         boundary = np.floor(before) + 0.5
     elif rounding == "DOWN":  # no boundary at 0
         boundary = np.rint(before)
@@ -98,7 +98,9 @@ def compare_activation(
         into.diverged += ours.size
         into.causes[f"shape {theirs.shape} instead of {ours.shape}"] += ours.size
         return
-    steps = np.abs(ours - theirs)
+    # Binary codes are two apart, and change at 0.
+    binary = r.kind == "BipolarQuant"
+    steps = np.abs(ours - theirs) // (2 if binary else 1)
     different = steps != 0
     count = int(different.sum())
     into.equal += ours.size - count
@@ -108,7 +110,8 @@ def compare_activation(
     one = steps[different] == 1
     scale = np.broadcast_to(r.scale.double().numpy(), ours.shape)[different]
     zero_point = np.broadcast_to(r.zero_point.double().numpy(), ours.shape)[different]
-    boundary, distance = boundary_distance(exact[different] / scale + zero_point, r.rounding)
+    before = exact[different] / scale + zero_point
+    boundary, distance = (np.zeros_like(before), np.abs(before)) if binary else boundary_distance(before, r.rounding)
     near = one & (distance <= TIE * np.abs(boundary))
     parity = near & (distance <= 2.0**-40) & (zero_point % 2 != 0)
     cancelled = np.zeros_like(near)
