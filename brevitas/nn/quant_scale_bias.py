@@ -196,7 +196,9 @@ class _BatchNormToQuantScaleBias(QuantScaleBias):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        own: dict[str, Any] = {name: state_dict.get(prefix + name) for name in ("running_mean", "running_var", "weight", "bias")}
+        own: dict[str, Any] = {
+            name: state_dict.get(prefix + name) for name in ("running_mean", "running_var", "weight", "bias")
+        }
         found = dict(state_dict)
         if own["running_mean"] is not None or own["running_var"] is not None:
             problem = self._problem(own)
