@@ -99,7 +99,7 @@ def _rule() -> dict[str, Any]:
                 "type": "object",
                 "description": "options of the layer",
                 "properties": {
-                    "return_quant_tensor": {"type": "boolean"},
+                    "return_quant_tensor": {"type": ["boolean", "null"]},
                 },
             },
         },

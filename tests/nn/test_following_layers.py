@@ -289,3 +289,31 @@ def test_clamped_operands_of_one_quantizer_can_be_added():
     assert (a + b).bit_width.item() == 5  # their scales differ while statistics are collected
     with pytest.raises(QuantMetadataError, match="different scales"):
         clamp(accumulator(8, True, 0.1)[0]) + clamp(accumulator(8, True, 0.2)[0])
+
+
+class Halved(nn.Module):
+    """A quantizer of accumulators that is no proxy of the library."""
+
+    is_quant_enabled = True
+    rounding_mode = None
+
+    def __init__(self):
+        super().__init__()
+        self.used_by = []
+
+    def add_tracked_module(self, module):
+        self.used_by.append(type(module).__name__)
+
+    def forward(self, x):
+        codes = torch.floor(x.int(float_datatype=True) / 2)
+        return QuantTensor(codes * x.scale * 2, x.scale * 2, 0.0, x.bit_width - 1, x.signed)
+
+
+@pytest.mark.parametrize("role", ["trunc", "clamp"])
+def test_any_module_of_the_protocol_serves(role):
+    own = Halved()
+    layer = (TruncQuantAccumulator if role == "trunc" else ClampQuantAccumulator)(own)
+    assert own.used_by == [type(layer).__name__]
+    assert layer(on_grid(torch.tensor([5.0, -3.0]))).int().tolist() == [2, -2]
+    with pytest.raises(QuantMetadataError, match=f"{role} takes bits off integers"):
+        layer(torch.zeros(2))
