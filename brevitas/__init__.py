@@ -28,7 +28,7 @@ from brevitas import config  # noqa: E402
 from brevitas._version import __version__  # noqa: E402
 
 if TYPE_CHECKING:
-    from brevitas.graph import apply_spec, spec_of
+    from brevitas.graph import apply_spec, spec_of, summary
     from brevitas.graph.explain import explain
     from brevitas.quant import diff, from_spec, to_spec
 
@@ -41,6 +41,7 @@ __all__ = [
     "explain",
     "from_spec",
     "spec_of",
+    "summary",
     "to_spec",
     "torch_version",
 ]
@@ -57,6 +58,7 @@ _LAZY = {
     "explain": "brevitas.graph",
     "from_spec": "brevitas.quant",
     "spec_of": "brevitas.graph",
+    "summary": "brevitas.graph",
     "to_spec": "brevitas.quant",
 }
 

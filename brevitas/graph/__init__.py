@@ -13,11 +13,24 @@ del _layer_pairs  # imported to register the converters
 
 if TYPE_CHECKING:
     from brevitas.graph.float_state import load_float_state_dict
+    from brevitas.graph.model_summary import summary
     from brevitas.graph.scale_flow import check_scales
 
-__all__ = ["apply_spec", "check_scales", "explain", "load_float_state_dict", "register_converter", "spec_of"]
+__all__ = [
+    "apply_spec",
+    "check_scales",
+    "explain",
+    "load_float_state_dict",
+    "register_converter",
+    "spec_of",
+    "summary",
+]
 
-_LAZY = {"check_scales": "brevitas.graph.scale_flow", "load_float_state_dict": "brevitas.graph.float_state"}
+_LAZY = {
+    "check_scales": "brevitas.graph.scale_flow",
+    "load_float_state_dict": "brevitas.graph.float_state",
+    "summary": "brevitas.graph.model_summary",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from brevitas.errors import QuantConfigError
-from brevitas.graph.scale_flow.copies import moved_apart, private_copy
+from brevitas.graph.copies import moved_apart, private_copy
 from brevitas.graph.scale_flow.report import Finding, ScaleReport
 from brevitas.graph.scale_flow.watch import Watch
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from brevitas.errors import QuantConfigError
-from brevitas.graph.scale_flow.copies import moved_apart, private_copy
+from brevitas.graph.copies import moved_apart, private_copy
 from brevitas.graph.scale_flow.origin import tensors_in
 from brevitas.graph.scale_flow.watch import Watch
 from brevitas.nn import QuantIdentity

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from brevitas.errors import QuantMetadataError
-from brevitas.graph.scale_flow.copies import call, is_quantizer, outer_modules
+from brevitas.graph.copies import call, is_quantizer, outer_modules
 from brevitas.graph.scale_flow.origin import OUTSIDE, Origin, Origins, tensors_in
 from brevitas.graph.scale_flow.report import Finding
 from brevitas.nn.quant_layer import QuantLayerMixin
