@@ -12,5 +12,6 @@
 from brevitas.export.integer.entry import to_integer
 from brevitas.export.integer.multiplier import Deviation
 from brevitas.export.integer.network import IntegerNetwork, IntegerResult
+from brevitas.export.integer.overflow import OverflowReport, OverflowRow, overflow
 
-__all__ = ["Deviation", "IntegerNetwork", "IntegerResult", "to_integer"]
+__all__ = ["Deviation", "IntegerNetwork", "IntegerResult", "OverflowReport", "OverflowRow", "overflow", "to_integer"]

@@ -16,7 +16,7 @@ import numpy as np
 from brevitas.export import graph as g
 from brevitas.export.integer.bounds import Bounds, Geometry
 from brevitas.export.integer.network import Border, Input, IntegerNetwork, Output, Step, Tensor
-from brevitas.export.integer.values import Array, Constant, FloatValue, Unknown, Value, Wire, aligned, compressed
+from brevitas.export.integer.values import Array, Claim, Constant, FloatValue, Unknown, Value, Wire, aligned, compressed
 from brevitas.export.targets.common import common_violations
 from brevitas.export.violations import Violation, raise_violations
 
@@ -44,9 +44,9 @@ class Unrepresentable(Exception):  # noqa: N818  (never leaves the package: it b
 class Accumulator:
     """A sum of products or codes in the graph, with what its bounds were computed from.
 
-    ``weight`` is (M, C, *kernel) with zero points subtracted, ``low`` and ``high`` (M, C) are the shifted bounds of the
-    inputs that each output channel reads; ``None`` where both operands are computed. ``claimed`` is the width of the
-    accumulator in the metadata of the library.
+    ``weight`` is (M, C, *kernel) with zero points subtracted, or ``None`` where both operands are computed; ``low`` and
+    ``high`` (M, C) are the shifted bounds of the inputs that each output channel reads. ``step`` is the operation,
+    ``terms`` the greatest number of products or codes in one sum. The claims are those of weight and bias.
     """
 
     node: ir.Node
@@ -57,9 +57,13 @@ class Accumulator:
     geometry: Geometry | None
     group: int
     source: Wire
+    step: Step
+    shape: tuple[int, ...]
     bias: Array | None = None
-    claimed: int | None = None
     terms: int = 0
+    claim: Claim | None = None
+    bias_claim: Claim | None = None
+    other: Wire | None = None
 
 
 class Builder:
@@ -95,6 +99,10 @@ class Builder:
             except Unrepresentable as why:
                 self.violations.append(_violation(node, *why.violation))
                 made = Unknown()
+            except Exception:
+                if self.requantize is not None:
+                    raise
+                made = Unknown()  # bounds are wanted of models of any kind, and what is odd has none
             results = [made] * len(node.outputs) if isinstance(made, Value) else list(made)
             for out, result in zip(node.outputs, results, strict=True):
                 self.values[id(out)] = result
@@ -146,7 +154,7 @@ class Builder:
         for value, fields in zip(self.model.graph.inputs, g.quant_tensor_records(self.model, g.INPUTS), strict=True):
             name = value.name or f"input_{len(self.inputs)}"
             dims = list(value.shape) if value.shape is not None else []
-            batch = dims[0] if dims else 1
+            batch = dims[0] if dims and self.requantize is not None else 1
             shape = tuple(int(d) if isinstance(d, int) else 1 for d in dims)
             if not dims or (isinstance(batch, int) and batch != 1) or any(not isinstance(d, int) for d in dims[1:]):
                 self.violations.append(
@@ -242,7 +250,7 @@ class Builder:
         )
         return name
 
-    def fold_bias(self, wire: Wire, bias: Array) -> bool:
+    def fold_bias(self, wire: Wire, bias: Array, claim: Claim | None) -> bool:
         """Give the product that made ``wire`` a bias, (M,), if it is the last step and has none."""
         if not self.steps or self.steps[-1].output != wire.tensor or not self.accumulators:
             return False
@@ -250,9 +258,12 @@ class Builder:
         if step.op != "matmul" or "bias" in step.arrays or made.bias is not None or made.weight is None:
             return False
         b = made.bounds
+        self.steps[-1] = replace(step, arrays={**step.arrays, "bias": bias})
         self.accumulators[-1] = replace(
             made,
+            step=self.steps[-1],
             bias=bias,
+            bias_claim=claim,
             bounds=Bounds(
                 b.least + bias,
                 b.most + bias,
@@ -261,7 +272,6 @@ class Builder:
                 b.where,
             ),
         )
-        self.steps[-1] = replace(step, arrays={**step.arrays, "bias": bias})
         return True
 
 

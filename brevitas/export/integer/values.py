@@ -18,7 +18,7 @@ import numpy as np
 
 from brevitas.export.integer.floatops import FloatOp
 
-__all__ = ["Array", "Constant", "FloatValue", "Unknown", "Value", "Wire", "compressed", "moved"]
+__all__ = ["Array", "Claim", "Constant", "FloatValue", "Unknown", "Value", "Wire", "compressed", "moved"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -51,6 +51,16 @@ class Unknown:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """What a quantizer says of its codes, from which layers derive the width of their accumulators."""
+
+    bits: float
+    signed: bool
+    narrow: bool
+    shifted: bool
+
+
+@dataclass(frozen=True)
 class Wire:
     """Integers, their grid, and the float operations that wait for a quantizer.
 
@@ -66,6 +76,7 @@ class Wire:
     high: Array
     ops: tuple[FloatOp, ...] = ()
     codes: Array | None = None
+    claim: Claim | None = None
 
     @property
     def is_constant(self) -> bool:

@@ -75,7 +75,7 @@ def _plus_codes(b: Builder, node: ir.Node, x: Wire, bias: Wire, minus: bool) -> 
     assert bias.codes is not None
     codes = aligned((bias.codes - bias.zero) * (-1 if minus else 1), len(x.shape))
     flat = codes.reshape(-1)
-    if codes.shape[-1] == codes.size == x.shape[-1] and b.fold_bias(x, flat):
+    if codes.shape[-1] == codes.size == x.shape[-1] and b.fold_bias(x, flat, bias.claim):
         low, high = (aligned(a + flat, len(x.shape)) for a in (x.low, x.high))
         return b.wire(x.tensor, x.shape, x.scale, x.zero, low, high)
     low, high = x.shifted

@@ -53,7 +53,7 @@ def _rectified(b: Builder, node: ir.Node, wire: Wire) -> Wire:
         return replace(wire, codes=codes, ops=wire.ops[1:])
     name = b.emit("relu", node, [wire.tensor], arrays={"zero": wire.zero}, suffix=".relu")
     low, high = np.maximum(wire.low, wire.zero), np.maximum(wire.high, wire.zero)
-    return b.wire(name, wire.shape, wire.scale, wire.zero, low, high, ops=wire.ops[1:])
+    return b.wire(name, wire.shape, wire.scale, wire.zero, low, high, ops=wire.ops[1:], claim=wire.claim)
 
 
 def per_tensor(node: ir.Node, wire: Wire, what: str) -> Array:

@@ -94,7 +94,7 @@ def _picked(b: Builder, node: ir.Node, x: Wire | FloatValue, table: Array, fill:
     low, high = parameters["low"], parameters["high"]
     if (flat < 0).any():
         parameters["low"], parameters["high"] = np.minimum(low, fill), np.maximum(high, fill)
-    return b.wire(name, shape, **parameters)
+    return b.wire(name, shape, **parameters, claim=x.claim)
 
 
 def _pad(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
@@ -158,7 +158,8 @@ def _concat(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
         "gather", node, [w.tensor for w in wires], attributes={"fill": 0}, arrays={"table": table.reshape(-1)}
     )
     fields = [joined([np.asarray(getattr(w, field)) for w in wires]) for field in ("scale", "zero", "low", "high")]
-    return b.wire(name, table.shape, *fields)
+    claims = {w.claim for w in wires}
+    return b.wire(name, table.shape, *fields, claim=claims.pop() if len(claims) == 1 else None)
 
 
 def _same(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:

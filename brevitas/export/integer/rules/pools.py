@@ -12,7 +12,7 @@ from brevitas.export.integer.builder import Accumulator, Builder, Rule, Unrepres
 from brevitas.export.integer.floatops import FloatOp
 from brevitas.export.integer.rules.grid import integers
 from brevitas.export.integer.rules.products import sums
-from brevitas.export.integer.values import Array, Constant, FloatValue, Value, Wire, compressed
+from brevitas.export.integer.values import Array, Claim, Constant, FloatValue, Value, Wire, compressed
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -87,7 +87,7 @@ def _max_pool(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
     shape = (*x.shape[:2], *geometry.out)
     low, high = (_over_space(a, f) for a, f in ((x.low, np.min), (x.high, np.max)))
     kept = x.map_parameters(compressed)
-    return b.wire(name, shape, kept["scale"], kept["zero"], low, high, ops=kept["ops"])
+    return b.wire(name, shape, kept["scale"], kept["zero"], low, high, ops=kept["ops"], claim=x.claim)
 
 
 def _over_space(bound: Array, reduce: object) -> Array:
@@ -140,7 +140,18 @@ def _summed(
     bounds = linear_bounds(weight, reads[0], reads[1], geometry, None)
     b.accumulators.append(
         Accumulator(
-            node, bounds, weight, reads[0], reads[1], geometry, channels, x, terms=int(np.prod(weight.shape[1:]))
+            node,
+            bounds,
+            weight,
+            reads[0],
+            reads[1],
+            geometry,
+            channels,
+            x,
+            b.steps[-1],
+            shape,
+            terms=int(np.prod(weight.shape[1:])),
+            claim=Claim(1, signed=False, narrow=False, shifted=False),
         )
     )
     wire = sums(b, name, shape, compressed(x.scale), bounds, len(shape) - 2)

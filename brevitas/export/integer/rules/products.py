@@ -12,7 +12,7 @@ from brevitas.export.integer.builder import Accumulator, Builder, Rule, Unrepres
 from brevitas.export.integer.floatops import FloatOp
 from brevitas.export.integer.rules.elementwise import append
 from brevitas.export.integer.rules.grid import integers, per_tensor
-from brevitas.export.integer.values import Array, Constant, Value, Wire, aligned, compressed
+from brevitas.export.integer.values import Array, Claim, Constant, Value, Wire, aligned, compressed
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -120,11 +120,28 @@ def _conv(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
     shape = (x.shape[0], m, *out)
     b.accumulators.append(
         Accumulator(
-            node, bounds, codes, reads[0], reads[1], geometry, group, x, integer_bias, terms=per_group * _taps(geometry)
+            node,
+            bounds,
+            codes,
+            reads[0],
+            reads[1],
+            geometry,
+            group,
+            x,
+            b.steps[-1],
+            shape,
+            integer_bias,
+            terms=per_group * _taps(geometry),
+            claim=weight.claim,
+            bias_claim=_claim(bias),
         )
     )
     wire = sums(b, name, shape, out_scale.reshape(-1, *(1,) * spatial), bounds, spatial)
     return wire if integer_bias is not None else _plus(b, node, wire, bias, (-1, *(1,) * spatial))
+
+
+def _claim(bias: Value | None) -> Claim | None:
+    return bias.claim if isinstance(bias, Wire) else None
 
 
 def _taps(geometry: Geometry) -> int:
@@ -208,8 +225,26 @@ def _linear(b: Builder, node: ir.Node, x: Wire, weight: Wire, bias: Value | None
     reads = [np.broadcast_to(e, (m, k)) for e in ends]
     rows = np.ascontiguousarray(codes.T)
     bounds = linear_bounds(rows, reads[0], reads[1], None, integer_bias)
-    b.accumulators.append(Accumulator(node, bounds, rows, reads[0], reads[1], None, 1, x, integer_bias, terms=k))
-    wire = sums(b, name, (*x.shape[:-1], m), np.asarray(scale, np.float32), bounds, 0)
+    shape = (*x.shape[:-1], m)
+    b.accumulators.append(
+        Accumulator(
+            node,
+            bounds,
+            rows,
+            reads[0],
+            reads[1],
+            None,
+            1,
+            x,
+            b.steps[-1],
+            shape,
+            integer_bias,
+            terms=k,
+            claim=weight.claim,
+            bias_claim=_claim(bias),
+        )
+    )
+    wire = sums(b, name, shape, np.asarray(scale, np.float32), bounds, 0)
     return wire if integer_bias is not None else _plus(b, node, wire, bias, (-1,))
 
 
@@ -226,9 +261,25 @@ def _data_by_data(b: Builder, node: ir.Node, x: Wire, y: Wire) -> Value:
     ends_of_sum = [np.asarray([v]) for v in (least, most, min(least, 0), max(most, 0))]
     bounds = Bounds(ends_of_sum[0], ends_of_sum[1], ends_of_sum[2], ends_of_sum[3], (nowhere, nowhere))
     reads = [np.full((1, k), e) for e in ends[0]]
-    b.accumulators.append(Accumulator(node, bounds, None, reads[0], reads[1], None, 1, x, terms=k))
     batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     shape = (*batch, x.shape[-2], y.shape[-1])
+    b.accumulators.append(
+        Accumulator(
+            node,
+            bounds,
+            None,
+            reads[0],
+            reads[1],
+            None,
+            1,
+            x,
+            b.steps[-1],
+            shape,
+            terms=k,
+            claim=y.claim,
+            other=y,
+        )
+    )
     return b.wire(name, shape, aligned(np.asarray(scale), rank), 0, least, most)
 
 

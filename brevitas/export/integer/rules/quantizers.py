@@ -12,7 +12,7 @@ from brevitas.export.integer.floatops import ROUND, quantized
 from brevitas.export.integer.multiplier import find_multiplier
 from brevitas.export.integer.network import Border
 from brevitas.export.integer.thresholds import Chain, NotMonotoneError, find_thresholds
-from brevitas.export.integer.values import Array, Constant, FloatValue, Unknown, Value, Wire, aligned, compressed
+from brevitas.export.integer.values import Array, Claim, Constant, FloatValue, Unknown, Value, Wire, aligned, compressed
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -54,7 +54,7 @@ def _quantize(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
         name = _requantized(b, node, x, q)
     else:
         name = _fresh(b, node.name or q.name)  # bounds alone
-    return b.wire(name, shape, scale, zero, low, high)
+    return b.wire(name, shape, scale, zero, low, high, claim=_claim(q))
 
 
 def _fresh(b: Builder, base: str) -> str:
@@ -88,7 +88,11 @@ def _constant(b: Builder, q: g.Quantizer, held: Array) -> Value:
         codes = quantized(held.astype(np.float32), q.scale, q.zero_point, *q.range, q.rounding)
     rank = held.ndim
     scale, zero = (aligned(np.asarray(a), rank) for a in (q.scale, q.zero_point))
-    return b.wire(q.name, held.shape, scale, zero, *q.range, codes=codes)
+    return b.wire(q.name, held.shape, scale, zero, *q.range, codes=codes, claim=_claim(q))
+
+
+def _claim(q: g.Quantizer) -> Claim:
+    return Claim(q.bit_width, q.signed, q.narrow, bool(np.any(q.zero_point)))
 
 
 def _requantized(b: Builder, node: ir.Node, x: Wire, q: g.Quantizer) -> str:
