@@ -40,8 +40,10 @@ class Built:
 
 
 def proxy_of(module: nn.Module, role: str) -> Any:
-    """The proxy of a role of a quantized layer."""
-    return getattr(module, f"{role}_quant")
+    """The proxy of a role of a quantized layer; of a layer whose parts hold several, the first."""
+    name = f"{role}_quant"
+    own = getattr(module, name, None)
+    return own if own is not None else next(m._modules[name] for m in module.modules() if name in m._modules)
 
 
 def declared_quantizer(proxy: Any) -> type | None:
@@ -87,6 +89,12 @@ def build_quantized(
             if role in anew or not (layer.is_quantized and _is_present(layer.module, role, quantizer)):
                 quantizers[role] = quantizer
                 changed.add(role)
+    if changed and layer.is_quantized and converter.transfer is not None:
+        role = min(changed)
+        raise SpecError(
+            f"{settings.roles[role].place}: '{role}' of {layer} cannot change: the quantizers belong to the parts "
+            "of the layer, with all that they have learned. Apply the rule to the float layer, or build the layer anew"
+        )
     new = _construct(
         settings, converter.quantized, converter, {f"{r}_quant": q for r, q in quantizers.items()}, options
     )
@@ -219,6 +227,8 @@ def _construct(
         raise _refused(settings, error) from error
     _refuse_contradictions(settings, arguments)
     weight = getattr(source, "weight", None)
+    if weight is None and converter.transfer is not None:
+        weight = next(source.parameters(), None)
     if weight is not None:
         arguments |= {k: getattr(weight, k) for k in ("device", "dtype") if converter.takes(cls, k)}
     arguments |= {name: value for name, value in options.items() if name not in arguments}
@@ -256,7 +266,7 @@ def _refuse_contradictions(settings: LayerSettings, arguments: Mapping[str, Any]
 
 
 def _refuse_what_would_be_lost(settings: LayerSettings) -> None:
-    source = settings.layer.module
+    source, converter = settings.layer.module, settings.layer.converter
     children = [name for name, child in source.named_children() if not isinstance(child, QuantProxyFromInjector)]
     place = settings.last.location if settings.last else None
     if hasattr(source, "parametrizations"):
@@ -264,7 +274,7 @@ def _refuse_what_would_be_lost(settings: LayerSettings) -> None:
             f"{place}: {settings.layer} is parametrized, which a layer of another class would lose; call "
             "torch.nn.utils.parametrize.remove_parametrizations first, or keep the layer in float"
         )
-    if children:
+    if children and not (settings.layer.is_quantized and converter is not None and converter.transfer is not None):
         raise SpecError(
             f"{place}: {settings.layer} holds further modules ({', '.join(children)}), which would be lost; add its "
             "quantized form with brevitas.graph.register_converter, or keep the layer in float"
@@ -272,7 +282,13 @@ def _refuse_what_would_be_lost(settings: LayerSettings) -> None:
 
 
 def _take_parameters(settings: LayerSettings, new: nn.Module) -> None:
-    source = settings.layer.module
+    source, converter = settings.layer.module, settings.layer.converter
+    if converter is not None and converter.transfer is not None:
+        try:
+            converter.transfer(source, new)
+        except QuantConfigError as error:
+            raise _refused(settings, error) from error
+        return
     for store in ("_parameters", "_buffers"):
         theirs, ours = getattr(source, store), getattr(new, store)
         lost = [name for name, tensor in theirs.items() if tensor is not None and name not in ours]

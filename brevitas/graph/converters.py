@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from brevitas.errors import QuantConfigError
 __all__ = ["Converter", "converter_of", "converters", "overridden_method", "register_converter"]
 
 Arguments = Callable[[Any], dict[str, Any]]
+Transfer = Callable[[Any, Any], None]
 
 #: Methods whose override in a subclass changes what a layer computes.
 _COMPUTING = ("forward", "_conv_forward", "__call__", "_call_impl", "inner_forward_impl")
@@ -33,12 +34,17 @@ class Converter:
         float: class of ``torch.nn``, or of a user, without quantizers.
         quantized: the class with quantizers; its constructor has a parameter ``<role>_quant`` for each.
         arguments: from a layer of either class, the constructor arguments that both classes take.
+        transfer: copies the parameters of a layer of one class into one of the other; ``None`` where both classes have
+            parameters of the same names, which are then handed over as they are.
+        structure: arguments of both classes that the signature of the float class does not name.
     """
 
     float: type[nn.Module]
     quantized: type[nn.Module]
     arguments: Arguments
     parameters: dict[str, inspect.Parameter] = field(default_factory=dict)
+    transfer: Transfer | None = None
+    structure: frozenset[str] = frozenset()
 
     @cached_property
     def roles(self) -> dict[str, Any]:
@@ -59,6 +65,7 @@ class Converter:
             for name, parameter in self.parameters.items()
             if not _is_quantizer_argument(parameter)
             and name not in shared
+            and name not in self.structure
             and parameter.default is not inspect.Parameter.empty
             and name not in ("device", "dtype")
         }
@@ -77,7 +84,11 @@ _converters: dict[type, Converter] = {}
 
 
 def register_converter(
-    float_type: type[nn.Module], quantized_type: type[nn.Module]
+    float_type: type[nn.Module],
+    quantized_type: type[nn.Module],
+    *,
+    transfer: Transfer | None = None,
+    structure: Collection[str] = (),
 ) -> Callable[[Arguments], Arguments]:
     """Decorate the function that gives the constructor arguments of a pair of layers.
 
@@ -101,6 +112,10 @@ def register_converter(
         float_type: the class without quantizers.
         quantized_type: its quantized form. Each parameter of its constructor that is called ``<role>_quant`` is a role
             that rules may set; other parameters that ``float_type`` does not have are what ``layer:`` may set.
+        transfer: for classes that lay their parameters out in different ways: called with the present layer and the new
+            one, of either class, it copies them. The parameters are then new objects, and the quantizers of a quantized
+            layer may belong to its parts.
+        structure: arguments of both classes that ``float_type`` takes by ``*args, **kwargs``.
 
     The decorated function is called with a layer of either class and must not depend on the values of its parameters;
     ``device`` and ``dtype`` are added by themselves where the constructors take them.
@@ -119,7 +134,7 @@ def register_converter(
         )
 
     def register(arguments: Arguments) -> Arguments:
-        converter = Converter(float_type, quantized_type, arguments, parameters)
+        converter = Converter(float_type, quantized_type, arguments, parameters, transfer, frozenset(structure))
         _converters[float_type] = _converters[quantized_type] = converter
         return arguments
 

@@ -150,8 +150,9 @@ def _refuse_split_sharing(model: nn.Module, built: list[Built]) -> None:
             for role in made.layer.converter.roles if made.replaces else made.changed:
                 leaving[made.layer.module, proxy_of(made.layer.module, role)] = made
     for (layer, proxy), made in leaving.items():
+        parts = set(layer.modules())
         for other in getattr(proxy, "tracked_module_list", ()):
-            if other is not layer and (other, proxy) not in leaving:
+            if other not in parts and (other, proxy) not in leaving:
                 name = next((n for n, m in model.named_modules() if m is other), type(other).__name__)
                 raise SpecError(
                     f"{made.layer} shares a quantizer with '{name}', and a rule changes it in the first only; give "

@@ -209,7 +209,8 @@ def _words(role: RoleSettings) -> str:
 def _apply_overrides(settings: Iterable[LayerSettings], overrides: Mapping[str, Any], caller: SpecLocation) -> None:
     settings = list(settings)
     for option, value in overrides.items():
-        role, _, directive = option.partition("_")
+        role = max((r for r in ROLES if option.startswith(f"{r}_")), key=len, default="")
+        directive = option.removeprefix(f"{role}_")
         if role not in ROLES or not directive:
             candidates = [
                 f"{r}_{d.name}" for r, kind in ROLES.items() for d in DIRECTIVES.values() if kind in d.role_names

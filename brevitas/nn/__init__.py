@@ -40,6 +40,7 @@ from brevitas.nn.quant_scale_bias import (
     ScaleBias,
 )
 from brevitas.nn.quant_upsample import QuantUpsample, QuantUpsamplingBilinear2d, QuantUpsamplingNearest2d
+from brevitas.nn.recurrent import QuantGRU, QuantLSTM, QuantRNN
 from brevitas.nn.weight_layer import QuantWeightBiasInputOutputLayer
 
 __all__ = [
@@ -61,14 +62,17 @@ __all__ = [
     "QuantDropout",
     "QuantEltwiseAdd",
     "QuantEmbedding",
+    "QuantGRU",
     "QuantHardTanh",
     "QuantIdentity",
+    "QuantLSTM",
     "QuantLinear",
     "QuantMaxPool1d",
     "QuantMaxPool2d",
     "QuantMaxPool3d",
     "QuantMultiheadAttention",
     "QuantNonLinearActLayer",
+    "QuantRNN",
     "QuantReLU",
     "QuantScaleBias",
     "QuantScaledDotProductAttention",

@@ -33,6 +33,11 @@ ROLES = {
     "input": "act",
     "output": "act",
     "act": "act",
+    "io": "act",
+    "gate_acc": "act",
+    "sigmoid": "act",
+    "tanh": "act",
+    "cell_state": "act",
     "trunc": "trunc",
     "clamp": "clamp",
 }

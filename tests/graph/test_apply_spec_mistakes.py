@@ -16,7 +16,7 @@ class Net(nn.Module):
         self.bn = nn.BatchNorm2d(4)
         self.relu1 = nn.ReLU()
         self.block = nn.Sequential(nn.Linear(16, 4), nn.Linear(4, 2, bias=False))
-        self.lstm = nn.LSTM(2, 2)
+        self.lstm = nn.LSTMCell(2, 2)
 
     def forward(self, x):
         return self.block(self.relu1(self.bn(self.conv1(x))).flatten(1))
@@ -155,10 +155,10 @@ MISTAKES = [
         "has a quantizer 'act': .*they have bias, input, output, weight",
     ),
     (
-        HEAD + f"  - {{type: LSTM, {W}}}",
+        HEAD + f"  - {{type: LSTMCell, {W}}}",
         3,
         5,
-        "form of LSTM 'lstm'; exclude it, keep it by a rule {match: 'lstm', keep: float}",
+        "form of LSTMCell 'lstm'; exclude it, keep it by a rule {match: 'lstm', keep: float}",
     ),
     (HEAD + f"  - {{match: bn, {W}}}", 3, 5, "there is no quantized form of BatchNorm2d 'bn'"),
     (

@@ -90,7 +90,7 @@ class OneStep:
         return y
 
     def _writers_of(self, proxy: Any) -> list[nn.Module] | None:
-        """The parts that a call in training changes though they do not stand still; ``None``: a call changes nothing."""
+        """The parts that a call in training changes though others stand still; ``None``: a call changes nothing."""
         if id(proxy) not in self._writers:
             parts = list(proxy.modules()) if proxy.training else []
             writers = [m for m in parts if _writes(m)]
@@ -146,7 +146,7 @@ def _writes(module: nn.Module) -> bool:
 
 
 def _joined(seen: list[Tensor]) -> Tensor:
-    """All that was seen, with the features in the last dim; in one row where inputs and states have different numbers."""
+    """All that was seen, features in the last dim; in one row where not all have the same number of them."""
     rows = [x.reshape(-1, x.shape[-1]) for x in seen]
     if len({row.shape[-1] for row in rows}) > 1:
         return torch.cat([row.reshape(1, -1) for row in rows], dim=1)

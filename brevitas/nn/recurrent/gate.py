@@ -1,4 +1,4 @@
-"""A gate: two weights, a bias, and the sum of their products with input and state, which one integer accumulator holds."""
+"""A gate: two weights, a bias, and their products with input and state, which one integer accumulator adds up."""
 
 from __future__ import annotations
 

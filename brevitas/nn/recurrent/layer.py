@@ -17,7 +17,8 @@ from brevitas.nn.recurrent.cells import Cell, Value
 from brevitas.nn.recurrent.collection import OneStep, has_collected
 from brevitas.nn.recurrent.gate import Gate, Projection, SplitGate, value_of
 from brevitas.nn.recurrent.layout import Layout
-from brevitas.nn.recurrent.torch_layout import refuse_what_would_be_lost, split, torch_names
+from brevitas.nn.recurrent.torch_layout import refuse_what_would_be_lost, split, torch_names, torch_parameters
+from brevitas.proxy import BiasQuantProxyFromInjector, WeightQuantProxyFromInjector
 from brevitas.quant_tensor import QuantTensor
 
 __all__ = ["QuantRecurrentLayer"]
@@ -185,7 +186,7 @@ class QuantRecurrentLayer(QuantLayerMixin):
         groups: list[list[nn.Module]] = []
         for cell in self.layers:
             own = cell.owners(argument)
-            for group in [[module for group in own for module in group]] if of_cell and own else own:
+            for group in [sum(own, [])] if of_cell and own else own:
                 # W_ih that both directions have is quantized in one way.
                 found = next((g for g in groups if any(m in g for m in group)), None)
                 if found is None:
@@ -330,6 +331,33 @@ class QuantRecurrentLayer(QuantLayerMixin):
 
     def flatten_parameters(self) -> None:
         """Do nothing: there is no flat copy of the weights to renew."""
+
+    def torch_parameters(self) -> dict[str, Tensor]:
+        """Weights and biases, detached, by torch's names and in its layout; ``bias_hh`` is 0 where there is one bias.
+
+        >>> from torch import nn
+        >>> from brevitas.nn import QuantGRU
+        >>> nn.GRU(4, 3).load_state_dict(QuantGRU(4, 3).torch_parameters())
+        <All keys matched successfully>
+
+        Raises:
+            QuantConfigError: torch's layer cannot express coupled gates.
+        """
+        return torch_parameters(self)
+
+    def take_torch_parameters(self, parameters: Mapping[str, Tensor]) -> None:
+        """Copy weights and biases from torch's layout, and let quantizers start from them.
+
+        Raises:
+            QuantConfigError: the rows of a parameter are not those of the gates, or would be lost; nothing is changed.
+        """
+        assert isinstance(self, nn.Module)
+        entries, _ = split(self, parameters)
+        refuse_what_would_be_lost(self, entries)
+        self._take(entries)
+        for proxy in self.modules():
+            if isinstance(proxy, WeightQuantProxyFromInjector | BiasQuantProxyFromInjector):
+                proxy.init_tensor_quant()
 
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:

@@ -41,8 +41,9 @@ class QuantRNN(QuantRecurrentLayer, nn.RNN):
         return_quant_tensor: return ``QuantTensor``s.
         **kwargs: directives with the prefixes ``weight_``, ``bias_``, ``io_``, ``gate_acc_``.
 
-    Input (T, N, input_size), with ``batch_first`` (N, T, input_size), or (T, input_size); a ``QuantTensor`` is quantized
-    again. Output and states as for torch. ``layers[layer * directions + direction]`` holds the gates of one direction.
+    Input (T, N, input_size), with ``batch_first`` (N, T, input_size), or (T, input_size); a ``QuantTensor`` is
+    quantized again. Output and states as for torch. ``layers[layer * directions + direction]`` holds the gates of one
+    direction.
 
     One forward in training is one step of statistics collection, on all that a quantizer has seen in it. Time is
     unrolled in compiled and exported code, so that another number of time steps is compiled anew. Building one sets
@@ -139,7 +140,7 @@ class QuantLSTM(QuantRecurrentLayer, nn.LSTM):
             :class:`QuantRNN`.
         sigmoid_quant, tanh_quant: of each activation.
         cell_state_quant: of the cell states, and of the products that add up to them.
-        coupled_input_forget_gates: there is no forget gate: f = Q(1) - i, where 1 is the nearest point on the grid of i.
+        coupled_input_forget_gates: there is no forget gate: f = Q(1) - i, with 1 moved onto the grid of i.
         cat_output_cell_states: return the cell states of all layers and directions in one tensor, not in a list.
         shared_intra_layer_weight_quant, shared_intra_layer_gate_acc_quant: one quantizer for all gates of one direction
             of a layer.
@@ -263,8 +264,8 @@ class QuantLSTM(QuantRecurrentLayer, nn.LSTM):
             hx, cx = hx
         if (hx is None) != (cx is None):
             raise QuantConfigError(
-                f"QuantLSTM: the initial {'cell' if cx is None else 'hidden'} state is missing; give both, as (h0, c0) or "
-                "as two arguments"
+                f"QuantLSTM: the initial {'cell' if cx is None else 'hidden'} state is missing; give both, as (h0, c0) "
+                "or as two arguments"
             )
         output, states = self._run(input, (hx, cx))
         return output, (states[0], states[1])
