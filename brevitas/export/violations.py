@@ -39,6 +39,7 @@ CODES = {
     "E27": "rounding mode not supported",
     "E28": "missing input, weight or output quantization",
     "W30": "a quantizer has never collected statistics",
+    "W31": "the consumer leaves something as it is",
 }
 
 

@@ -148,7 +148,7 @@ MODELS = {
         ),
         [(8, 6)],
     ),
-    "fixed point": (lambda: fixed_point(4), [(64, 12)]),
+    "fixed point, linear layers": (lambda: fixed_point(4), [(64, 12)]),
     "max pool": (
         lambda: nn.Sequential(
             qt(bit_width=4),

@@ -119,5 +119,7 @@ def set_opset(model: ir.Model, wanted: int) -> None:
             schema = _schema(node.op_type, wanted)
             for name in [n for n in node.attributes if n not in schema.attributes]:
                 del node.attributes[name]
-    model.graph.opset_imports[""] = wanted
+    others = {domain: version for domain, version in model.graph.opset_imports.items() if domain}
+    model.graph.opset_imports.clear()
+    model.graph.opset_imports.update({"": wanted, **others})  # some readers take the first for the default domain
     model.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", wanted)])

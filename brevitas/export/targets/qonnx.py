@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from brevitas.export import graph as g
-from brevitas.export.lowering.build import insert_before, make_node, redirect, remove_if_unused
+from brevitas.export.lowering.build import add_initializer, insert_before, make_node, redirect, remove_if_unused
+from brevitas.export.lowering.finn_profile import TRUNC_VERSION, apply_profile
 from brevitas.export.targets import Target
 from brevitas.export.targets.common import at, common_violations
+from brevitas.export.targets.finn_profile import profile_violations
 from brevitas.export.violations import Violation
 
 if TYPE_CHECKING:
@@ -23,11 +25,25 @@ __all__ = ["TARGET", "check", "lower"]
 
 KEY = "qonnx"
 ROUNDING = ("ROUND", "CEIL", "FLOOR", "DOWN")
+CONSUMERS = (None, "finn")
 
 
 def check(model: ir.Model, options: Mapping[str, Any]) -> list[Violation]:
-    """Rules of the dialect."""
+    """Rules of the dialect, and those of the consumer that is named."""
     found = list(common_violations(model, KEY))
+    consumer = options.get("consumer")
+    if consumer not in CONSUMERS:
+        found.append(
+            Violation(
+                "E02",
+                KEY,
+                f"consumer={consumer!r}",
+                "None, the whole dialect, or 'finn'",
+                "pass consumer='finn', or leave it out",
+            )
+        )
+    elif consumer is not None:
+        found.extend(profile_violations(model))
     for q in g.quantizers(model):
         if len(q.varying_dims) > 1:
             found.append(
@@ -66,16 +82,41 @@ def check(model: ir.Model, options: Mapping[str, Any]) -> list[Violation]:
 
 
 def lower(model: ir.Model, options: Mapping[str, Any]) -> ir.Model:
-    """Rewrite Gemm without bias, which readers refuse, and declare the domain."""
+    """Rewrite Gemm without bias, which readers refuse, write out what they expect, and declare the domain."""
     for node in list(model.graph):
         if node.op_type == "Gemm" and node.domain == "" and (len(node.inputs) < 3 or node.inputs[2] is None):
             gemm_to_matmul(model, node)
-    model.graph.opset_imports[g.DOMAIN] = g.DOMAIN_VERSION
+        elif node.op_type in ("Conv", "ConvTranspose") and node.domain == "":
+            write_out_attributes(node)
+    version = g.DOMAIN_VERSION
+    if options.get("consumer") == "finn":
+        apply_profile(model)
+        version = TRUNC_VERSION
+    model.graph.opset_imports[g.DOMAIN] = version
     return model
 
 
+def write_out_attributes(node: ir.Node) -> None:
+    """Every attribute of a convolution's geometry, those at their defaults too: readers look for each."""
+    import onnx_ir as ir
+
+    weight = node.inputs[1]
+    assert weight is not None and weight.shape is not None
+    dims = [int(n) for n in weight.shape[2:]]
+    defaults = {
+        "kernel_shape": dims,
+        "strides": [1] * len(dims),
+        "pads": [0] * 2 * len(dims),
+        "dilations": [1] * len(dims),
+        "group": 1,
+    }
+    for name, default in defaults.items():
+        if name not in node.attributes:
+            node.attributes.add(ir.convenience.convert_attribute(name, default))
+
+
 def gemm_to_matmul(model: ir.Model, node: ir.Node) -> None:
-    """Gemm without bias -> Transpose of the quantized weight, MatMul."""
+    """Gemm without bias -> Transpose of the quantized weight, MatMul; of another form, a bias of zeros."""
     import onnx_ir as ir
 
     a = node.attributes
@@ -83,6 +124,10 @@ def gemm_to_matmul(model: ir.Model, node: ir.Node) -> None:
     assert weight is not None and x is not None
     flags = {name: a[name].value for name in ("alpha", "beta", "transA", "transB") if name in a}
     if flags.get("alpha", 1.0) != 1.0 or flags.get("transA", 0):
+        assert node.outputs[0].shape is not None
+        zeros = add_initializer(model, f"{node.name}.zeros", np.zeros(int(node.outputs[0].shape[-1]), np.float32))
+        node.resize_inputs(3)
+        node.replace_input_with(2, zeros)
         return
     meta = {k: v for k, v in node.metadata_props.items() if k in (g.LAYER, g.CLASS)}
     new = []
@@ -106,4 +151,12 @@ def gemm_to_matmul(model: ir.Model, node: ir.Node) -> None:
     remove_if_unused(model, node)
 
 
-TARGET = Target(KEY, "QONNX dialect, Quant nodes", check=check, lower=lower, least_opset=13, runtime="qonnx")
+TARGET = Target(
+    KEY,
+    "QONNX dialect, Quant nodes",
+    check=check,
+    lower=lower,
+    least_opset=13,
+    options={"consumer": None},
+    runtime="qonnx",
+)

@@ -53,11 +53,16 @@ class Parameter:
 
 @dataclass
 class Artifact:
-    """An exported model, read."""
+    """An exported model, read.
+
+    ``slack`` bounds, by quantizer call and in real units for each channel, by how much the format itself moves what is
+    rounded.
+    """
 
     proto: onnx.ModelProto
     cuts: list[Cut] = field(default_factory=list)
     parameters: list[Parameter] = field(default_factory=list)
+    slack: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
 
     @property
     def target(self) -> str:
@@ -237,7 +242,10 @@ def _stored(entry: dict[str, Any], constants: dict[str, onnx.TensorProto]) -> Pa
     """A parameter whose codes are the constant of an operator on integers."""
     import onnx
 
-    codes = onnx.numpy_helper.to_array(constants[entry["initializer"]]).astype(np.int64) - entry["offset"]
+    stored = onnx.numpy_helper.to_array(constants[entry["initializer"]])
+    if "scale" in entry:  # real values
+        return Parameter((entry["quantizer"], entry["call"]), g.to_codes(stored, entry["scale"], 0.0))
+    codes = stored.astype(np.int64) - entry["offset"]
     if entry["perm"] is not None:
         codes = codes.transpose(np.argsort(entry["perm"]))
     if entry.get("shape") is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -127,18 +127,25 @@ def _reference(proto: onnx.ModelProto) -> Session:
     return run
 
 
+def _torch(observed: Any) -> Session:
+    from brevitas.export.torchscript.artifact import open_observed
+
+    return open_observed(observed)
+
+
 # Domains of the operators that only the qonnx package executes.
 _QONNX_DOMAINS = ("qonnx.custom_op.general", "finn.custom_op.general")
 
-RUNTIMES: dict[str, Callable[[onnx.ModelProto], Session]] = {
+RUNTIMES: dict[str, Callable[[Any], Session]] = {
     "onnxruntime": _onnxruntime(optimize=False),
     "onnxruntime-optimized": _onnxruntime(optimize=True),
     "qonnx": _qonnx,
     "reference": _reference,
+    "torch": _torch,
 }
 
 
-def open_session(runtime: str, proto: onnx.ModelProto) -> Session:
+def open_session(runtime: str, proto: Any) -> Session:
     """A function that runs ``proto`` in the runtime of that name."""
     if runtime not in RUNTIMES:
         near = suggest(runtime, RUNTIMES)
@@ -146,6 +153,13 @@ def open_session(runtime: str, proto: onnx.ModelProto) -> Session:
             f"verify: unknown runtime {runtime!r}; known: {', '.join(RUNTIMES)}"
             + (f"; did you mean {near[0]!r}?" if near else "")
         )
+    import onnx
+
+    if (runtime == "torch") == isinstance(proto, onnx.ModelProto):
+        what, other = ("an ONNX graph", "onnxruntime") if runtime == "torch" else ("a TorchScript module", "torch")
+        raise ExportError(f"verify: runtime {runtime!r} cannot run {what}; use runtime={other!r}, or leave it out")
+    if runtime == "torch":
+        return RUNTIMES[runtime](proto)
     custom = next((n for n in proto.graph.node if n.domain in _QONNX_DOMAINS), None)
     if custom is not None and runtime != "qonnx":
         raise ExportError(f"verify: runtime {runtime!r} has no {custom.op_type} operator; use runtime='qonnx'")
