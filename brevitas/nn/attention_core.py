@@ -60,24 +60,27 @@ class AttentionBody(QuantLayerMixin):
             dropout_p: probability that a weight is dropped.
             scale: factor of the query.
         """
-        scaled = self.q_scaled_quant(torch.mul(query, scale))
+        # Functions, since torch.compile cannot follow the operators between quantized tensors.
+        scaled = self.q_scaled_quant(torch.mul(query, scale))  # type: ignore[arg-type]
         transposed = self.k_transposed_quant(key.transpose(-2, -1))
-        weights = self._weights(_value(torch.matmul(scaled, transposed)), *self._merged(masks))
+        scores = _value(torch.matmul(scaled, transposed))
+        weights = self._weights(scores, *self._merged(masks, scores.dtype))
         if dropout_p > 0.0:
             weights = F.dropout(weights, dropout_p)
         quant_weights = self.attn_output_weights_quant(weights)
         return torch.matmul(quant_weights, self.v_quant(value)), _value(quant_weights)
 
-    def _merged(self, masks: Iterable[Tensor]) -> tuple[Tensor | None, Tensor | None]:
-        """Where weights are to be 0, and what is added to the other scores; ``None`` for nothing."""
+    def _merged(self, masks: Iterable[Tensor], dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+        """Where weights are to be 0, and what is added to the other scores, in ``dtype``; ``None`` for nothing."""
         lowest = _BLOCKED_FROM if self.softmax_input_quant.is_quant_enabled else -math.inf
         blocked: Tensor | None = None
         added: Tensor | None = None
         for mask in masks:
             here = mask
             if mask.dtype != torch.bool:
-                here = mask <= lowest
-                finite = mask.masked_fill(here, 0.0)
+                given = mask.to(dtype)
+                here = given <= lowest
+                finite = given.masked_fill(here, 0.0)
                 added = finite if added is None else added + finite
             blocked = here if blocked is None else blocked | here
         return blocked, added

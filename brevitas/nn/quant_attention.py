@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -206,7 +207,7 @@ class QuantMultiheadAttention(AttentionBody, nn.MultiheadAttention):
         return self.out_proj.return_quant_tensor
 
     @return_quant_tensor.setter
-    def return_quant_tensor(self, value: bool) -> None:
+    def return_quant_tensor(self, value: bool | None) -> None:
         self.out_proj.return_quant_tensor = value
 
     # --- What torch's layers ask an attention layer for ---------------------------------------------------------------
@@ -250,17 +251,20 @@ class QuantMultiheadAttention(AttentionBody, nn.MultiheadAttention):
         """
         self._cache_input(query)
         masks = self._checked_masks(query, key, value, key_padding_mask, attn_mask, is_causal)
-        heads = [self._to_heads(x) for x in self._project(query, key, value)]
+        q, *sources = (self._to_heads(x) for x in self._project(query, key, value))
         if self.bias_k is not None and self.bias_v is not None:
-            for i, row in ((1, self.bias_k), (2, self.bias_v)):
-                own = row.view(self.num_heads, 1, self.head_dim).expand(*heads[i].shape[:-2], 1, self.head_dim)
-                heads[i] = torch.cat([heads[i], own], -2)
+            rows = (row.view(self.num_heads, 1, self.head_dim) for row in (self.bias_k, self.bias_v))
+            sources = [
+                torch.cat([x, row.expand(*x.shape[:-2], 1, self.head_dim)], -2)
+                for x, row in zip(sources, rows, strict=True)
+            ]
             masks = [F.pad(mask, (0, 1)) for mask in masks]
         if self.add_zero_attn:
-            heads[1:] = [F.pad(x, (0, 0, 0, 1)) for x in heads[1:]]
+            sources = [F.pad(x, (0, 0, 0, 1)) for x in sources]
             masks = [F.pad(mask, (0, 1)) for mask in masks]
         dropout_p = self.dropout if self.training else 0.0
-        out, weights = self._attend(*heads, masks, dropout_p, math.sqrt(1.0 / self.head_dim))
+        k, v = sources
+        out, weights = self._attend(q, k, v, masks, dropout_p, math.sqrt(1.0 / self.head_dim))
         out = self.pack_output(self.out_proj(self._from_heads(out)))
         if not need_weights:
             return out, None
@@ -360,6 +364,22 @@ class QuantMultiheadAttention(AttentionBody, nn.MultiheadAttention):
                 for name in _SEPARATE:
                     _rename(state_dict, f"{prefix}{name}_{kind}", [f"{prefix}{name}.{kind}"])
             _rename(state_dict, f"{prefix}in_proj_{kind}", targets)
+
+
+def _projection_quantizer(side: str, part: str) -> property:
+    """A property that gives the quantizer of a part of a projection, by the name that the constructor has for it."""
+
+    def get(self: QuantMultiheadAttention) -> Any:
+        layer = self.out_proj if side == "out" else self._in_projections()[0]
+        return getattr(layer, f"{part}_quant")
+
+    three = "; that of ``q_proj`` with ``packed_in_proj=False``" if side == "in" else ""
+    return property(get, doc=f"Quantizer of the {side}put projection's {part}{three}.")
+
+
+for _side, _part in itertools.product(("in", "out"), ("weight", "bias", "input")):
+    setattr(QuantMultiheadAttention, f"{_side}_proj_{_part}_quant", _projection_quantizer(_side, _part))
+QuantMultiheadAttention.out_proj_output_quant = _projection_quantizer("out", "output")  # type: ignore[attr-defined]
 
 
 def _rename(state_dict: dict[str, Any], old: str, new: list[str]) -> None:
