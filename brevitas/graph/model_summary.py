@@ -21,6 +21,8 @@ __all__ = ["Row", "Summary", "summary"]
 # Above this width nobody asks which levels are unused.
 _COUNTED_BITS = 16
 _MAIN = ("act_quant", "output_quant")
+# In a line that is too long the class gives way before the path.
+_SHRINK = {1: 14, 0: 8}
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Summary:
             [
                 row.path or "(model)",
                 row.layer,
-                _shown(row.weight_bits, row.weight_signed),
+                _shown(row.weight_bits, row.weight_signed if row.weight_scale else "float"),
                 row.weight_scale or "-",
                 _shown(row.act_bits, row.act_signed),
                 f"{row.parameters:,}" if row.parameters else "-",
@@ -116,7 +118,7 @@ class Summary:
                 line += [_share(row.act_saturated), _share(row.act_unused)]
         smaller = f", {self.float_size / self.size:.1f} times smaller than in float" if self.size else ""
         total = f"{self.model_class}: {self.parameters:,} parameters, {_bytes(self.size)}{smaller}"
-        return f"{table(head, lines, right_from=5)}\n{total}"
+        return f"{table(head, lines, right_from=5, shrink=_SHRINK)}\n{total}"
 
 
 def summary(model: nn.Module, example: Any = None) -> Summary:
@@ -169,7 +171,8 @@ def _rows(model: nn.Module, used: dict[str, _Levels]) -> Iterator[Row]:
         main = next((each for name in _MAIN for each in acts if each[0] == name), None)
         if main is not None:
             facts |= _act_facts(main[1], used.get(_join(path, main[0])))
-        yield Row(path, type(module).__name__, **facts)
+        if facts:
+            yield Row(path, type(module).__name__, **facts)
         for name, quantizer in acts:
             if main is None or quantizer is not main[1]:
                 where = _join(path, name)
@@ -221,7 +224,8 @@ def _weight_facts(parameters: list[nn.Parameter], quantizer_of: dict[Tensor, Any
     }
     weights = [p for p in parameters if _role("", quantizer_of.get(p)) == "weight"]
     if not weights:
-        return {**facts, "weight_bits": 8.0 * parameters[0].element_size()}
+        floats = [p for p in parameters if p not in quantizer_of]
+        return {**facts, "weight_bits": 8.0 * floats[0].element_size() if floats else None}
     quantizer = quantizer_of[weights[0]]
     levels = [_levels_of(quantizer, _evaluated(quantizer, p)) for p in weights]
     return {
@@ -340,11 +344,11 @@ def _levels_of_activations(model: nn.Module, example: Any) -> dict[str, _Levels]
 # --- Text ------------------------------------------------------------------------------------------------------------
 
 
-def _shown(bits: float | None, signed: bool | None) -> str:
+def _shown(bits: float | None, sign: bool | str | None) -> str:
     if bits is None:
         return "-"
-    sign = {True: " signed", False: " unsigned", None: " float"}[signed]
-    return f"{bits:g}{sign}"
+    word = sign if isinstance(sign, str) else {True: "signed", False: "unsigned", None: ""}[sign]
+    return f"{bits:g} {word}".rstrip()
 
 
 def _share(share: float | None) -> str:

@@ -1,6 +1,6 @@
 """A table as plain text.
 
->>> print(table(['name', 'size'], [['conv', '12'], ['fully.connected', '3']], right_from=1, width=15))
+>>> print(table(['name', 'size'], [['conv', '12'], ['fully.connected', '3']], right_from=1, width=15, shrink={0: 4}))
 name       size
 conv         12
 full…cted     3
@@ -8,29 +8,36 @@ full…cted     3
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 __all__ = ["table"]
 
 _GAP = "  "
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right_from: int, width: int = 120) -> str:
+def table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right_from: int,
+    shrink: Mapping[int, int],
+    width: int = 120,
+) -> str:
     """Aligned columns, at most ``width`` characters in a line.
 
     Args:
         head: title of each column.
         rows: cells of each row.
         right_from: first column that is aligned to the right, as numbers are.
-        width: where a line would be longer, the cells of the widest text column lose their middle.
+        shrink: columns whose cells may lose their middle where a line would be longer, each with its least width; the
+            first one shrinks first.
+        width: of a line.
     """
     lines = [list(head), *(list(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    while sum(widths) + len(_GAP) * (len(widths) - 1) > width:
-        widest = max(range(right_from), key=lambda column: widths[column])
-        if widths[widest] <= 4:
-            break
-        widths[widest] -= 1
+    for column, least in shrink.items():
+        surplus = sum(widths) + len(_GAP) * (len(widths) - 1) - width
+        widths[column] = min(widths[column], max(least, widths[column] - max(surplus, 0)))
     return "\n".join(_line(line, widths, right_from) for line in lines)
 
 

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import brevitas.nn as qnn
 from brevitas.errors import QuantConfigError, QuantMetadataError
 from brevitas.graph import check_scales
 from brevitas.graph.scale_flow import Finding, ScaleReport
@@ -16,6 +17,7 @@ from brevitas.quant import (
     Int8WeightPerTensorFloat,
     Int32Bias,
     ShiftedUint8ActPerTensorFloat,
+    TruncTo8bit,
     Uint8ActPerTensorFloat,
 )
 from brevitas.quant_tensor import QuantTensor
@@ -232,6 +234,70 @@ def test_a_bias_without_quantized_weights_and_an_activation_without_quantizer():
     model = nn.Sequential(QuantReLU(act_quant=None, return_quant_tensor=True))
     finding = only(model)
     assert finding.kind == "output" and "act_quant is off" in finding.problem
+
+
+SEQUENCE = torch.linspace(-1, 1, 5 * 3 * 8).reshape(5, 3, 8)
+
+
+@pytest.mark.parametrize(
+    ("layer", "example"),
+    [
+        (lambda: qnn.QuantRNN(8, 6), SEQUENCE),
+        (lambda: qnn.QuantLSTM(8, 6, bidirectional=True, return_quant_tensor=True), SEQUENCE),
+        (lambda: qnn.QuantGRU(8, 6), SEQUENCE),
+        (lambda: qnn.QuantMultiheadAttention(8, 2, packed_in_proj=False), (SEQUENCE, SEQUENCE, SEQUENCE)),
+        (lambda: Forward(lambda self, x: self.add(self.a(x), self.b(x)), add=qnn.QuantEltwiseAdd(), **two()), IMAGE),
+        (
+            lambda: nn.Sequential(quantized(), qnn.QuantAvgPool2d(2), qnn.QuantConv2d(3, 2, 1, bias_quant=Int8Bias)),
+            IMAGE,
+        ),
+        (
+            lambda: nn.Sequential(
+                quantized(),
+                qnn.QuantUpsample(scale_factor=2, mode="bilinear"),
+                qnn.QuantMaxPool2d(2),
+                qnn.QuantDropout(0.5),
+                QuantConv2d(3, 2, 1, bias_quant=Int8Bias),
+            ),
+            IMAGE,
+        ),
+    ],
+)
+def test_layers_that_bring_what_they_need(layer, example):
+    report = check_scales(layer(), example)
+    assert not report, str(report)
+
+
+def two():
+    return {"a": quantized(), "b": quantized()}
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind", "fix"),
+    [
+        (
+            lambda: qnn.TruncQuantAccumulator(TruncTo8bit),
+            "metadata",
+            "put a QuantIdentity(return_quant_tensor=True) before",
+        ),
+        (lambda: qnn.QuantAvgPool2d(2), "metadata", "put a QuantIdentity(return_quant_tensor=True) before '0'"),
+        (lambda: qnn.BatchNorm2dToQuantScaleBias(3, bias_quant=Int8Bias), "bias", "set input_quant= on '0'"),
+        (lambda: qnn.HadamardClassifier(4, 2, return_quant_tensor=True), "output", "'0'"),
+    ],
+)
+def test_layers_that_need_a_scale(layer, kind, fix):
+    finding = only(nn.Sequential(layer()))
+    assert (finding.kind, finding.path) == (kind, "0") and fix in finding.fix
+
+
+def test_operands_that_meet_in_a_layer_without_input_quantizer():
+    add = qnn.QuantEltwiseAdd(input_quant=None, return_quant_tensor=True)
+    model = Forward(lambda self, x: self.add(self.a(x), self.b(x)), add=add, **two())
+    finding = only(model)
+    assert finding.where == "QuantEltwiseAdd 'add'" and finding.kind == "meeting"
+    assert finding.fix == "give an input_quant= to 'add', which all of them go through"
+    report = check_scales(model, IMAGE, insert=True)  # the layer has a quantizer for that: nothing is inserted
+    assert report.inserted == () and list(report) == [finding]
 
 
 def test_a_loop_has_one_finding_for_each_producer():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import brevitas.nn as qnn
 from brevitas.errors import BrevitasError, QuantConfigError, StateDictError
 from brevitas.graph import load_float_state_dict
 from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear, QuantReLU
@@ -134,6 +135,34 @@ def test_entries_of_quantizers_are_loaded_where_there_are_any():
     assert report.initialised == () and {key.partition(".")[0] for key in report.left} == {"0"}
     complete = load_float_state_dict(model, source.state_dict())
     assert complete.left == {} and complete.initialised == ()
+
+
+def test_checkpoints_of_recurrent_layers_and_attention():
+    x = torch.randn(5, 3, 8)
+    sources = [nn.LSTM(8, 6, num_layers=2), nn.GRU(8, 6, bidirectional=True), nn.MultiheadAttention(8, 2)]
+    targets = [
+        qnn.QuantLSTM(8, 6, num_layers=2),
+        qnn.QuantGRU(8, 6, bidirectional=True),
+        qnn.QuantMultiheadAttention(8, 2),
+    ]
+    for source, target in zip(sources, targets, strict=True):
+        report = load_float_state_dict(target, source.state_dict())
+        assert report.matched == tuple(source.state_dict())
+        assert "to be collected in training" in str(report)
+        arguments = (x, x, x) if isinstance(source, nn.MultiheadAttention) else (x,)
+        for _ in range(3):
+            target.train()(*arguments)
+        expected, found = source(*arguments)[0], target.eval()(*arguments)[0]
+        assert (expected - found).abs().max() < 0.1 * expected.abs().max()
+        with pytest.raises(StateDictError, match="missing in the state dict"):
+            load_float_state_dict(target, {})
+
+
+def test_a_batch_norm_becomes_scale_and_bias():
+    source, target = nn.BatchNorm2d(2), qnn.BatchNorm2dToQuantScaleBias(2)
+    report = load_float_state_dict(target, source.state_dict())
+    assert "running_mean" in report.matched
+    torch.testing.assert_close(target.weight, source.weight / (source.running_var + source.eps).sqrt())
 
 
 def test_a_model_that_is_one_layer():
