@@ -14,11 +14,12 @@ Importing this package needs torch alone; onnx is imported when something is exp
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from brevitas.errors import ExportError
+from brevitas.export.integer import IntegerNetwork, OverflowReport, overflow, to_integer
 from brevitas.export.manager import (
     DPUv1Manager,
     DPUv2Manager,
@@ -33,26 +34,28 @@ from brevitas.export.manager import (
     lower,
 )
 from brevitas.export.targets import Target, get_target, list_targets, register, unregister
+from brevitas.export.torchscript.manager import PytorchQuantManager
 from brevitas.export.tracing import capture
 from brevitas.export.verification import VerifyReport, verify
 from brevitas.export.violations import ExportWarning, Violation
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = [
     "BrevitasONNXManager",
     "ExportError",
     "ExportWarning",
+    "IntegerNetwork",
+    "OverflowReport",
     "DPUv1Manager",
     "DPUv2Manager",
     "FINNManager",
     "PyXIRManager",
+    "PytorchQuantManager",
     "QONNXManager",
     "StdONNXManager",
     "StdQCDQONNXManager",
     "StdQOpONNXManager",
     "Target",
+    "TorchQOpManager",
     "VerifyReport",
     "Violation",
     "capture",
@@ -65,25 +68,29 @@ __all__ = [
     "export_onnx_qop",
     "export_qonnx",
     "export_standard_onnx",
+    "export_torch_qop",
     "get_target",
     "list_targets",
     "lower",
+    "overflow",
     "register",
+    "to_integer",
     "unregister",
     "verify",
 ]
 
 BrevitasONNXManager = QONNXManager
+TorchQOpManager = PytorchQuantManager
 
 
-def _alias(name: str, manager: type[ONNXManager]) -> Any:
+def _alias(name: str, manager: type[ONNXManager] | type[PytorchQuantManager]) -> Any:
     def function(
         module: nn.Module,
         input_shape: tuple[int, ...] | None = None,
         export_path: str | os.PathLike[str] | None = None,
         input_t: Any = None,
         **kwargs: Any,
-    ) -> onnx.ModelProto:
+    ) -> Any:
         return manager.export(module, input_shape, export_path, input_t, **kwargs)
 
     function.__name__ = function.__qualname__ = name
@@ -99,3 +106,4 @@ export_onnx_qcdq = _alias("export_onnx_qcdq", StdQCDQONNXManager)
 export_onnx_qop = _alias("export_onnx_qop", StdQOpONNXManager)
 export_dpuv1_onnx = _alias("export_dpuv1_onnx", DPUv1Manager)
 export_dpuv2_onnx = _alias("export_dpuv2_onnx", DPUv2Manager)
+export_torch_qop = _alias("export_torch_qop", PytorchQuantManager)

@@ -39,7 +39,10 @@ __all__ = [
     "StdQCDQONNXManager",
     "StdQOpONNXManager",
     "check",
+    "examine",
     "lower",
+    "writable",
+    "write_atomically",
 ]
 
 
@@ -58,7 +61,7 @@ def check(
     The managers call the same function. ``options`` are the keywords of the manager's ``export``. Returns an empty list
     for a model that exports. Raises ExportError where ``target`` is unknown or a package is missing.
     """
-    return _examine(module, get_target(target), input_shape, input_t, options)[1]
+    return examine(module, get_target(target), input_shape, input_t, options)[1]
 
 
 def lower(graph: ir.Model, target: str, **options: Any) -> onnx.ModelProto:
@@ -85,7 +88,7 @@ def lower(graph: ir.Model, target: str, **options: Any) -> onnx.ModelProto:
     return _lower(graph.clone(), chosen, read)
 
 
-def _examine(
+def examine(
     module: nn.Module, target: Target, input_shape: Any, input_t: Any, keywords: Mapping[str, Any]
 ) -> tuple[ir.Model | None, list[Violation], ExportOptions]:
     """Capture and check: the canonical graph (``None`` where none could be made), violations, options."""
@@ -196,9 +199,9 @@ class ONNXManager:
         Exports of several threads take turns. While one runs, other threads must not run forwards of torch modules:
         torch's exporter, which traces the copy, redirects every module call of the process.
         """
-        path = None if export_path is None else _writable(Path(export_path))
+        path = None if export_path is None else writable(Path(export_path))
         target = get_target(cls._target_key(kwargs))
-        graph, found, options = _examine(module, target, input_shape, input_t, kwargs)
+        graph, found, options = examine(module, target, input_shape, input_t, kwargs)
         raise_violations(found)
         assert graph is not None
         proto = _lower(graph, target, options)
@@ -211,10 +214,13 @@ def _lower(graph: ir.Model, target: Target, options: ExportOptions) -> onnx.Mode
     import onnx
     import onnx_ir as ir
 
+    from brevitas.export.integer.overflow import accumulator_notes, annotate
     from brevitas.export.lowering.opset import set_opset
 
     opset = _opset(graph, target, options)
+    notes = accumulator_notes(graph)
     lowered = target.lower(graph, options.for_target())
+    annotate(lowered, notes)
     set_opset(lowered, opset)
     lowered.metadata_props[g.TARGET] = target.key
     if options.keep_initializers_as_inputs:
@@ -225,7 +231,7 @@ def _lower(graph: ir.Model, target: Target, options: ExportOptions) -> onnx.Mode
     return proto
 
 
-def _writable(path: Path) -> Path:
+def writable(path: Path) -> Path:
     """``path``, where a file may be made there: what can be known before a long export."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "export_path is a folder; name the file in it", str(path))

@@ -1,7 +1,7 @@
 """The registry of targets. A target is one file: ``check`` and ``lower`` over the canonical graph, and its figures.
 
     >>> list_targets()
-    ['dpuv1', 'dpuv2', 'finn', 'qdq', 'qonnx', 'qop']
+    ['dpuv1', 'dpuv2', 'finn', 'qdq', 'qonnx', 'qop', 'torch']
     >>> get_target('qdq').title
     'standard ONNX, QuantizeLinear / DequantizeLinear'
 
@@ -49,7 +49,7 @@ class Target:
 
 
 _registered: dict[str, Target] = {}
-_BUILT_IN = ("dpuv1", "dpuv2", "finn", "qdq", "qonnx", "qop")
+_BUILT_IN = ("dpuv1", "dpuv2", "finn", "qdq", "qonnx", "qop", "torch")
 
 
 def register(target: Target) -> Target:

@@ -17,7 +17,7 @@ import numpy as np
 
 from brevitas.export import graph as g
 from brevitas.export.lowering.codes import Grid, Grids
-from brevitas.export.lowering.finn import DATA_LAYOUT, FinnLowering
+from brevitas.export.lowering.finn import RANKS, FinnLowering
 from brevitas.export.lowering.pools import Pool
 from brevitas.export.lowering.products import Product, product_at
 from brevitas.export.lowering.thresholds import ROUNDINGS
@@ -111,7 +111,7 @@ def _activation_violations(q: g.Quantizer) -> Iterator[Violation]:
         yield at(q, "E27", KEY, f"rounding {q.rounding}", ", ".join(ROUNDINGS), "set float_to_int_impl_type='round'")
     shape = q.node.outputs[0].shape
     rank = g.tensor_rank(q.node)
-    if rank not in DATA_LAYOUT:
+    if rank not in RANKS:
         yield at(
             q,
             "E15",

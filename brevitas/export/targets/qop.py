@@ -25,7 +25,7 @@ from brevitas.export.violations import Violation
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["TARGET", "check", "lower"]
+__all__ = ["TARGET", "check", "lower", "operator_violations"]
 
 KEY = "qop"
 ELSEWHERE = "use StdONNXManager with export_format='qdq'"
@@ -38,7 +38,7 @@ def check(model: ir.Model, options: Mapping[str, Any]) -> list[Violation]:
         if not g.meta(q.node, g.UNSUPPORTED):
             found.extend(_quantizer_violations(q))
     for node in model.graph:
-        found.extend(_operator_violations(node))
+        found.extend(operator_violations(node, KEY))
     copy = model.clone()
     quantize_inputs(copy)
     for fused in find_fused(copy):
@@ -65,7 +65,7 @@ def _quantizer_violations(q: g.Quantizer) -> list[Violation]:
     return found
 
 
-def _operator_violations(node: ir.Node) -> list[Violation]:
+def operator_violations(node: ir.Node, key: str) -> list[Violation]:
     """Operators on quantized weights that have no integer form."""
     if node.domain != "" or node.op_type in ("Conv", "Gemm", "MatMul", "Transpose"):
         return []
@@ -73,7 +73,7 @@ def _operator_violations(node: ir.Node) -> list[Violation]:
     if not weights:
         return []
     what = f"{node.op_type} of quantized weights"
-    return [at(weights[0], "E04", KEY, what, "Conv of one or two dimensions, or a linear layer", ELSEWHERE)]
+    return [at(weights[0], "E04", key, what, "Conv of one or two dimensions, or a linear layer", ELSEWHERE)]
 
 
 def _product_violations(fused: Fused) -> list[Violation]:

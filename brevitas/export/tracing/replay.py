@@ -26,7 +26,15 @@ from brevitas.quant_tensor import QuantTensor
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["RECORD_ATTRIBUTE", "ReplayMismatchError", "trace"]
+__all__ = [
+    "RECORD_ATTRIBUTE",
+    "ReplayMismatchError",
+    "drop_assertions",
+    "quiet",
+    "record_index",
+    "trace",
+    "trace_program",
+]
 
 RECORD_ATTRIBUTE = "brevitas_record"
 MODEL_ATTRIBUTE = "model"
@@ -127,7 +135,7 @@ def quantizer_node(x: Tensor, placeholder: Tensor, index: int, r: Record) -> Ten
 
 
 @contextlib.contextmanager
-def _quiet(verbose: bool) -> Iterator[None]:
+def quiet(verbose: bool) -> Iterator[None]:
     """Keep the exporter's own chatter (absent torchvision, deprecations inside torch) from the user's terminal."""
     if verbose:
         yield
@@ -146,7 +154,7 @@ def _quiet(verbose: bool) -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _drop_assertions(program: torch.export.ExportedProgram) -> None:
+def drop_assertions(program: torch.export.ExportedProgram) -> None:
     """Equal scales were checked while recording; the assertions that stand for the check have no ONNX form."""
     graph = program.graph_module.graph
     for node in list(graph.nodes):
@@ -154,6 +162,37 @@ def _drop_assertions(program: torch.export.ExportedProgram) -> None:
             graph.erase_node(node)
     graph.eliminate_dead_code()
     program.graph_module.recompile()
+
+
+def trace_program(
+    model: nn.Module, inputs: Sequence[Any], recording: Recording, batches: Sequence[str | bool]
+) -> torch.export.ExportedProgram:
+    """The program of a private copy of ``model``, in which each quantizer call is one symbolic operator.
+
+    ``batches[i]`` makes dimension 0 of input i dynamic; inputs of one name have equal batches. The caller holds
+    ``exclusive`` and has gradients off.
+    """
+    traced = _Traced(_Replayer(model, recording), inputs).eval()
+    tensors = tuple(float_value(x).detach().cpu() for x in inputs)
+    dims: dict[str | bool, Any] = {}
+    shapes: list[dict[int, Any]] = []
+    for i, name in enumerate(batches):
+        if name is False:
+            shapes.append({})
+            continue
+        shapes.append({0: dims.setdefault(name, torch.export.Dim(str(name)))})
+        if tensors[i].shape[0] == 1:  # torch takes a size of 1 for a constant
+            tensors = (*tensors[:i], torch.cat([tensors[i]] * 2), *tensors[i + 1 :])
+    return torch.export.export(traced, tensors, dynamic_shapes=(tuple(shapes),) if dims else None, strict=False)
+
+
+def record_index(node: torch.fx.Node) -> int | None:
+    """The record that a node of a traced program stands for; ``None`` where it is no quantizer."""
+    keys = node.kwargs.get("attr_keys")
+    if node.op != "call_function" or not isinstance(keys, list | tuple) or RECORD_ATTRIBUTE not in keys:
+        return None
+    positions, ints = node.kwargs["attr_pos"], node.kwargs["attr_ints"]
+    return int(ints[positions[list(keys).index(RECORD_ATTRIBUTE)][0]])  # type: ignore[index, arg-type]
 
 
 def trace(
@@ -170,20 +209,9 @@ def trace(
 
     ``batch_names[i]`` names dimension 0 of input i where that dimension is dynamic.
     """
-    traced = _Traced(_Replayer(model, recording), inputs).eval()
-    tensors = tuple(float_value(x).detach().cpu() for x in inputs)
-    dims: dict[str, Any] = {}
-    shapes: list[dict[int, Any]] = []
-    for i, name in enumerate(batch_names):
-        if name is None:
-            shapes.append({})
-            continue
-        shapes.append({0: dims.setdefault(name, torch.export.Dim(name))})
-        if tensors[i].shape[0] == 1:  # torch takes a size of 1 for a constant
-            tensors = (*tensors[:i], torch.cat([tensors[i]] * 2), *tensors[i + 1 :])
-    with exclusive, _quiet(verbose), torch.no_grad():
-        program = torch.export.export(traced, tensors, dynamic_shapes=(tuple(shapes),) if dims else None, strict=False)
-        _drop_assertions(program)
+    with exclusive, quiet(verbose), torch.no_grad():
+        program = trace_program(model, inputs, recording, [name or False for name in batch_names])
+        drop_assertions(program)
         exported = torch.onnx.export(program, dynamo=True, opset_version=opset, optimize=optimize, verbose=verbose)
     assert exported is not None
     _name_dimensions(exported.model, batch_names)

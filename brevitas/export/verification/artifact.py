@@ -55,8 +55,8 @@ class Parameter:
 class Artifact:
     """An exported model, read.
 
-    ``slack`` bounds, by quantizer call and in real units for each channel, by how much the format itself moves what is
-    rounded.
+    ``slack`` bounds by how much the format itself moves what a quantizer call rounds: real units, as they broadcast
+    against it.
     """
 
     proto: onnx.ModelProto

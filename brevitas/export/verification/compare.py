@@ -86,12 +86,14 @@ def compare_activation(
     exact: np.ndarray,
     magnitude: Callable[[], np.ndarray],
     spread: bool = False,
+    slack: np.ndarray | None = None,
 ) -> None:
     """Add one chunk: codes of the model and of the artifact, and the float64 tensor that both rounded.
 
     A difference of one step is a tie where the exact value lies within :data:`TIE` of a boundary, relative to the
     boundary, or within :data:`ACCUMULATION` of it, relative to ``magnitude()``, the sum of absolute terms (computed
-    only where the first does not decide). ``spread``: other differences may come from an earlier layer.
+    only where the first does not decide). ``spread``: other differences may come from an earlier layer. ``slack``: by
+    how much, in real units, the format itself moves what is rounded.
     """
     into.total += ours.size
     if ours.shape != theirs.shape:
@@ -118,7 +120,10 @@ def compare_activation(
     if not near.all():
         terms = np.broadcast_to(magnitude(), ours.shape)[different] / scale
         cancelled = one & ~near & (distance <= ACCUMULATION * terms)
-    ties = near | cancelled
+    moved = np.zeros_like(near)
+    if slack is not None:
+        moved = one & ~near & ~cancelled & (distance <= np.broadcast_to(slack, ours.shape)[different] / scale)
+    ties = near | cancelled | moved
     into.ties += int(ties.sum())
     into.diverged += count - int(ties.sum())
     if ties.any():
@@ -127,6 +132,7 @@ def compare_activation(
         ("tie, zero-point parity", parity),
         ("rounding tie", near & ~parity),
         ("tie, accumulation order", cancelled),
+        ("tie, bias rounded to the accumulator's grid", moved),
         ("spread from an earlier layer" if spread else "off a tie", ~ties),
     ):
         if where.any():

@@ -15,6 +15,7 @@ from brevitas.errors import ExportError
 from brevitas.export.integer.network import IntegerNetwork
 from brevitas.export.packages import require
 from brevitas.export.targets import get_target, list_targets
+from brevitas.export.torchscript.artifact import is_torchscript, read_torchscript
 from brevitas.export.tracing.canonical import flat_outputs
 from brevitas.export.tracing.record import Record, Recorder, Recording
 from brevitas.export.tracing.watch import float_value
@@ -81,13 +82,13 @@ def verify(
             raise ExportError(f"verify: an integer network runs in NumPy; leave runtime={runtime!r} out")
         return verify_network(model, artifact, samples, mode, chunk)
     require("onnx", target="verify", place="verify")
-    read = read_artifact(artifact)
+    read = read_torchscript(artifact) if is_torchscript(artifact) else read_artifact(artifact)
     if runtime is None:
         runtime = get_target(read.target).runtime if read.target in list_targets() else "onnxruntime"
     if not runtime:
         raise ExportError(
-            f"verify: no program executes artifacts of target '{read.target}'; export the model to 'qdq' as well, which "
-            "has the same scales and integers, and verify that"
+            f"verify: no program executes artifacts of target '{read.target}'; export the model to 'qdq' as well, "
+            "which has the same scales and integers, and verify that"
         )
     if len(samples) != len(read.inputs):
         raise ExportError(f"verify: the artifact has {len(read.inputs)} inputs, {len(samples)} were given")
@@ -178,6 +179,7 @@ class _Verification:
                 exact,
                 functools.partial(self._magnitude, magnitudes, cut.key, ours.shape),
                 spread=not self.isolated and self._seen_difference,
+                slack=self.artifact.slack.get(cut.key),
             )
             self._seen_difference |= not np.array_equal(ours, theirs)
         self._compare_outputs(recording, results, by_key, used)
