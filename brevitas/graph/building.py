@@ -112,7 +112,9 @@ def build_float(settings: LayerSettings) -> Built:
     """The layer without quantizers: that of the converter's float class, with the same parameters."""
     layer, converter = settings.layer, settings.layer.converter
     assert converter is not None
-    return Built(layer, _construct(settings, converter.float, converter, {}, {}), True, frozenset(), {})
+    # A class that is its own float form computes in float where all its quantizers are off.
+    off = {f"{role}_quant": None for role in converter.roles} if converter.float is converter.quantized else {}
+    return Built(layer, _construct(settings, converter.float, converter, off, {}), True, frozenset(), {})
 
 
 def _locate(proxy: Any, role: RoleSettings) -> None:
@@ -236,7 +238,9 @@ def _construct(
         # The values that the constructor draws are replaced below; the caller's generator must not notice.
         devices = [weight.device] if weight is not None and weight.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            new = cls(**arguments, **quantizers)
+            # What only the quantized class takes, such as a number of projections, has no meaning for the other.
+            taken = {k: v for k, v in arguments.items() if cls is converter.quantized or k not in converter.settings}
+            new = cls(**taken, **quantizers)
             own = set(vars(new)) if cls is converter.quantized else set(vars(converter.quantized(**arguments)))
     except (BrevitasError, TypeError, ValueError) as error:
         raise _refused(settings, error) from error
@@ -255,7 +259,12 @@ def _refused(settings: LayerSettings, error: Exception) -> SpecError:
 
 
 def _refuse_contradictions(settings: LayerSettings, arguments: Mapping[str, Any]) -> None:
-    """A directive that is an argument of the layer too, such as ``min_val``, has one value."""
+    """What is an argument of the layer too has one value: a directive such as ``min_val``, an option of the layer."""
+    for name, entry in settings.options.items():
+        if name in arguments and entry.value != arguments[name]:
+            raise SpecError(
+                f"{entry.place}: '{name}' of 'layer' is {entry.value!r}, and {settings.layer} needs {arguments[name]!r}"
+            )
     for role, wanted in settings.roles.items():
         for name, entry in wanted.keys.items():
             if ROLES[role] == role and role != "weight" and name in arguments and entry.value != arguments[name]:
@@ -268,13 +277,15 @@ def _refuse_contradictions(settings: LayerSettings, arguments: Mapping[str, Any]
 def _refuse_what_would_be_lost(settings: LayerSettings) -> None:
     source, converter = settings.layer.module, settings.layer.converter
     children = [name for name, child in source.named_children() if not isinstance(child, QuantProxyFromInjector)]
+    if converter is not None and converter.transfer is not None:
+        children = [] if settings.layer.is_quantized else [name for name in children if name not in converter.parts]
     place = settings.last.location if settings.last else None
     if hasattr(source, "parametrizations"):
         raise SpecError(
             f"{place}: {settings.layer} is parametrized, which a layer of another class would lose; call "
             "torch.nn.utils.parametrize.remove_parametrizations first, or keep the layer in float"
         )
-    if children and not (settings.layer.is_quantized and converter is not None and converter.transfer is not None):
+    if children:
         raise SpecError(
             f"{place}: {settings.layer} holds further modules ({', '.join(children)}), which would be lost; add its "
             "quantized form with brevitas.graph.register_converter, or keep the layer in float"

@@ -37,6 +37,7 @@ class Converter:
         transfer: copies the parameters of a layer of one class into one of the other; ``None`` where both classes have
             parameters of the same names, which are then handed over as they are.
         structure: arguments of both classes that the signature of the float class does not name.
+        parts: names of modules inside a float layer that ``transfer`` copies too.
     """
 
     float: type[nn.Module]
@@ -45,6 +46,7 @@ class Converter:
     parameters: dict[str, inspect.Parameter] = field(default_factory=dict)
     transfer: Transfer | None = None
     structure: frozenset[str] = frozenset()
+    parts: frozenset[str] = frozenset()
 
     @cached_property
     def roles(self) -> dict[str, Any]:
@@ -89,6 +91,7 @@ def register_converter(
     *,
     transfer: Transfer | None = None,
     structure: Collection[str] = (),
+    parts: Collection[str] = (),
 ) -> Callable[[Arguments], Arguments]:
     """Decorate the function that gives the constructor arguments of a pair of layers.
 
@@ -116,6 +119,7 @@ def register_converter(
             one, of either class, it copies them. The parameters are then new objects, and the quantizers of a quantized
             layer may belong to its parts.
         structure: arguments of both classes that ``float_type`` takes by ``*args, **kwargs``.
+        parts: names of the modules that ``float_type`` holds and ``transfer`` copies too; others would be lost.
 
     The decorated function is called with a layer of either class and must not depend on the values of its parameters;
     ``device`` and ``dtype`` are added by themselves where the constructors take them.
@@ -134,7 +138,8 @@ def register_converter(
         )
 
     def register(arguments: Arguments) -> Arguments:
-        converter = Converter(float_type, quantized_type, arguments, parameters, transfer, frozenset(structure))
+        sets = frozenset(structure), frozenset(parts)
+        converter = Converter(float_type, quantized_type, arguments, parameters, transfer, *sets)
         _converters[float_type] = _converters[quantized_type] = converter
         return arguments
 

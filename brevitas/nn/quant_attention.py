@@ -201,6 +201,10 @@ class QuantMultiheadAttention(AttentionBody, nn.MultiheadAttention):
             if row is not None:
                 nn.init.xavier_normal_(row)
 
+    def extra_repr(self) -> str:
+        """Sizes and layout."""
+        return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, packed_in_proj={self.packed_in_proj}"
+
     @property
     def return_quant_tensor(self) -> bool | None:
         """Whether the output is a ``QuantTensor``: what ``out_proj`` returns."""
@@ -323,8 +327,9 @@ class QuantMultiheadAttention(AttentionBody, nn.MultiheadAttention):
     def _check_inputs(self, query: Any, key: Any, value: Any) -> None:
         if any(isinstance(x, Tensor) and x.is_nested for x in (query, key, value)):
             raise self._wrong_input(
-                "nested tensors are not supported; pass a padded tensor and key_padding_mask, and build a "
-                "torch.nn.TransformerEncoder with enable_nested_tensor=False"
+                "nested tensors are not supported; pass a padded tensor and key_padding_mask. A torch.nn."
+                "TransformerEncoder makes them: build it with enable_nested_tensor=False, or set use_nested_tensor = "
+                "False on it"
             )
         expected = {"query": self.embed_dim, "key": self.kdim, "value": self.vdim}
         for (name, size), x in zip(expected.items(), (query, key, value), strict=True):
