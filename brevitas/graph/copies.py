@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from brevitas.quant_tensor import QuantTensor
 
-__all__ = ["call", "is_quantizer", "moved_apart", "outer_modules", "private_copy"]
+__all__ = ["call", "is_quantizer", "moved_apart", "outer_modules", "private_copy", "uncompiled"]
 
 
 def is_quantizer(module: nn.Module) -> bool:
@@ -32,10 +32,15 @@ def outer_modules(model: nn.Module) -> dict[nn.Module, str]:
     return found
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module that ``torch.compile`` wrapped, any other module as it is."""
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
 def private_copy(model: nn.Module) -> nn.Module:
     """A deep copy in eval mode, without gradients: ours to change."""
-    inner = getattr(model, "_orig_mod", None)  # what torch.compile wrapped
-    copied = copy.deepcopy(inner if isinstance(inner, nn.Module) else model).eval().requires_grad_(False)
+    copied = copy.deepcopy(uncompiled(model)).eval().requires_grad_(False)
     for module in copied.modules():
         if hasattr(module, "_warned"):  # that there are no statistics yet is no news here
             setattr(module, "_warned", True)  # noqa: B010

@@ -227,6 +227,21 @@ def test_the_new_model_compiles_as_a_whole():
     assert torch.equal(compiled(images(5)).value, twin(images(5)).value)
 
 
+def test_a_compiled_model_is_mended_uncompiled():
+    model = torch.compile(nn.Sequential(Joining(joined_by_sum)), backend="eager")
+    report = inserted(model)
+    assert type(report.model) is nn.Sequential and report.model_class == "Sequential"
+    assert report.inserted == ("0.add_quant",)
+
+
+def test_an_operator_that_assigns():
+    def join(a, b, c, d):
+        a += b
+        return a
+
+    assert inserted(Joining(join)).inserted == ("add_quant",)
+
+
 # --- Refusals --------------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from brevitas.errors import QuantConfigError
-from brevitas.graph.copies import moved_apart, private_copy
+from brevitas.graph.copies import moved_apart, private_copy, uncompiled
 from brevitas.graph.scale_flow.report import Finding, ScaleReport
 from brevitas.graph.scale_flow.watch import Watch
 
@@ -59,7 +59,7 @@ def check_scales(model: nn.Module, example: Any, *, insert: bool = False, shared
         raise QuantConfigError(f"check_scales: insert = {insert!r} is not legal: expected True or False")
     if shared_quant is not None and not insert:
         raise QuantConfigError("check_scales: shared_quant has no effect without insert=True")
-    name = type(model).__name__
+    name = type(uncompiled(model)).__name__
     if not insert:
         return ScaleReport(findings_of(model, example), name)
     from brevitas.graph.scale_flow.insert import with_shared_quantizers

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from brevitas.errors import QuantConfigError
-from brevitas.graph.copies import moved_apart, private_copy
+from brevitas.graph.copies import moved_apart, private_copy, uncompiled
 from brevitas.graph.scale_flow.origin import tensors_in
 from brevitas.graph.scale_flow.watch import Watch
 from brevitas.nn import QuantIdentity
@@ -111,15 +111,15 @@ def with_shared_quantizers(model: nn.Module, example: Any, quant: Any) -> tuple[
     """
     if quant is not None:
         _check_quantizer(quant)
-    made = copy.deepcopy(model)
+    made = copy.deepcopy(uncompiled(model))
     inserted: list[str] = []
     for _ in range(_ROUNDS):
         paths = _paths_of_meetings(made, example)
-        if not paths:
-            break
         made = _traced(made, paths, example)
-        for path, node, signed in _nodes_of_meetings(made, paths, example):
-            inserted.append(_insert(made.get_submodule(path), path, node, signed, quant))
+        nodes = _nodes_of_meetings(made, paths, example) if paths else []
+        if not nodes:
+            break
+        inserted += [_insert(made.get_submodule(path), path, node, signed, quant) for path, node, signed in nodes]
     return made, tuple(dict.fromkeys(inserted))
 
 
@@ -174,20 +174,37 @@ def _traced(model: nn.Module, paths: list[str], example: Any) -> nn.Module:
         where = f"{type(module).__name__} '{path}'" if path else type(module).__name__
         if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
             raise QuantConfigError(f"check_scales(insert=True): {where} has hooks, which a graph would lose; {_IDIOM}")
-        try:
-            graph = _Tracer().trace(module)
-        except Exception as error:
-            raise QuantConfigError(
-                f"check_scales(insert=True): the forward of {where} cannot be traced by torch.fx: "
-                f"{type(error).__name__}: {error}. Its quantizer cannot be inserted; {_IDIOM}"
-            ) from error
-        made = _replaced(made, module, Rewritten(module, graph, type(module).__name__))
+        made = _replaced(made, module, Rewritten(module, _graph_of(module, where), type(module).__name__))
     if new and not _same_outputs(before, made, example):
         raise QuantConfigError(
             f"check_scales(insert=True): traced by torch.fx, the forward of {', '.join(repr(p) for p in new)} gives "
             f"other outputs; it may ask what kind of tensor it got. Its quantizer cannot be inserted; {_IDIOM}"
         )
     return made
+
+
+def _graph_of(module: nn.Module, where: str) -> fx.Graph:
+    """The graph of one forward, which must be the same in training and in eval."""
+    training = module.training
+    graphs = []
+    try:
+        for mode in (not training, training):
+            module.training = mode
+            graphs.append(_Tracer().trace(module))
+    except Exception as error:
+        raise QuantConfigError(
+            f"check_scales(insert=True): the forward of {where} cannot be traced by torch.fx: "
+            f"{type(error).__name__}: {error}. Its quantizer cannot be inserted; {_IDIOM}"
+        ) from error
+    finally:
+        module.training = training
+    other, graph = graphs
+    if other.python_code("self").src != graph.python_code("self").src:
+        raise QuantConfigError(
+            f"check_scales(insert=True): the forward of {where} asks for self.training, which a graph would fix. Its "
+            f"quantizer cannot be inserted; use modules such as nn.Dropout, or {_IDIOM}"
+        )
+    return graph
 
 
 def _replaced(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
