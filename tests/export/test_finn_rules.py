@@ -15,9 +15,9 @@ from torch import nn
 
 from brevitas import quant
 from brevitas.errors import ExportError
-from brevitas.export import FINNManager, check
+from brevitas.export import FINNManager, QONNXManager, check
 from brevitas.export.targets.finn import TARGET
-from brevitas.nn import QuantConv2d, QuantConvTranspose2d, QuantEmbedding, QuantIdentity, QuantLinear
+from brevitas.nn import QuantConv2d, QuantConvTranspose2d, QuantEmbedding, QuantIdentity, QuantLinear, QuantReLU
 from brevitas.proxy import TruncQuantProxyFromInjector
 from brevitas.quant_tensor import QuantTensor
 
@@ -116,18 +116,82 @@ def refused_model(name):
     return calibrated(make(), shape), shape, expected
 
 
+# The same for QONNXManager, with the keywords of its export.
+FRONT_END = {"consumer": "finn"}
+REFUSED_QONNX = {
+    "zero point": (
+        lambda: nn.Sequential(qt(), QuantLinear(3, 2, weight_quant=quant.ShiftedUint8WeightPerTensorFloat)),
+        (4, 3),
+        ("E21", "1", r"zero point .*required 0 for consumer 'finn'; fix: use a preset without zero point", FRONT_END),
+    ),
+    "unsigned input": (
+        lambda: nn.Sequential(qt(quant.Uint8ActPerTensorFloat)),
+        (4, 3),
+        (
+            "E13",
+            "0",
+            "unsigned codes after the model's input.*fix: use Int8ActPerTensorFloat, or a QuantReLU",
+            FRONT_END,
+        ),
+    ),
+    "signed codes after a ReLU": (
+        lambda: nn.Sequential(qt(), QuantReLU(quant.Int8ActPerTensorFloat)),
+        (4, 3),
+        ("E13", "1", "signed codes after a ReLU.*fix: use Uint8ActPerTensorFloat", FRONT_END),
+    ),
+    "rounding": (
+        lambda: nn.Sequential(qt(float_to_int_impl_type="ceil")),
+        (4, 3),
+        (
+            "E27",
+            "0",
+            "rounding CEIL.*takes every mode of an activation for it; fix: set float_to_int_impl_type",
+            FRONT_END,
+        ),
+    ),
+    "binary quantizers alone": (
+        lambda: nn.Sequential(QuantIdentity(quant.SignedBinaryActPerTensorConst)),
+        (4, 3),
+        ("E24", "0", "binary codes, as in every quantizer.*fix: quantize the input with an integer preset", FRONT_END),
+    ),
+    "truncation without pooling": (
+        Truncated,
+        (4, 3),
+        ("E04", "", "truncation of Truncated.*fix: quantize the accumulator", FRONT_END),
+    ),
+    "rounding mode without a name": (
+        lambda: nn.Sequential(qt(float_to_int_impl_type="dpu")),
+        (4, 3),
+        ("E27", "0", "rounding DPU.*required ROUND, CEIL, FLOOR or ROUND_TO_ZERO; fix: set float_to_int_impl_type", {}),
+    ),
+}
+
+
+def assert_refused(manager, model, shape, expected, path, **options):
+    """Code, layer and text of the one violation; the model and what is on disk stay as they were."""
+    code, layer, text = expected
+    before = snapshot(model)
+    path.write_text("what was there before")
+    with pytest.raises(ExportError, match=text) as caught:
+        manager.export(model, shape, path, **options)
+    found = [(v.code, v.layer, v.target) for v in caught.value.violations if not v.is_warning]
+    assert found == [(code, layer, manager.target)]
+    assert_same(before, snapshot(model))
+    assert path.read_text() == "what was there before" and os.listdir(path.parent) == [path.name]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_refusal_names_code_layer_and_remedy_and_changes_nothing(name, tmp_path):
-    model, shape, (code, layer, text) = refused_model(name)
-    before = snapshot(model)
-    path = tmp_path / "m.onnx"
-    path.write_text("what was there before")
-    with pytest.raises(ExportError, match=text) as caught:
-        FINNManager.export(model, shape, path)
-    assert [(v.code, v.layer, v.target) for v in caught.value.violations if not v.is_warning] == [(code, layer, "finn")]
-    assert_same(before, snapshot(model))
-    assert path.read_text() == "what was there before" and os.listdir(tmp_path) == ["m.onnx"]
+    make, shape, expected = REFUSED[name]
+    assert_refused(FINNManager, calibrated(make(), shape), shape, expected, tmp_path / "m.onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REFUSED_QONNX)
+def test_so_does_one_of_the_qonnx_dialect(name, tmp_path):
+    make, shape, (*expected, options) = REFUSED_QONNX[name]
+    assert_refused(QONNXManager, calibrated(make(), shape), shape, expected, tmp_path / "m.onnx", **options)
 
 
 def test_all_violations_come_at_once():

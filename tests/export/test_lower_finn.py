@@ -33,7 +33,7 @@ def test_a_signed_quantizer_counts_thresholds_adds_its_least_code_and_scales():
     proto = lowered(b.model({"x": (2, 3)}, [b.quant("x", "a.act", (2, 3), 0.5, bits=3)]), TARGET)
     assert [(n.op_type, n.domain) for n in proto.graph.node] == [("MultiThreshold", FINN), ("Add", ""), ("Mul", "")]
     assert attribute(proto.graph.node[0], "out_dtype") == b"INT3"
-    assert attribute(proto.graph.node[0], "data_layout") == b"NC"
+    assert attribute(proto.graph.node[0], "data_layout") == b"NCHW"
     after = np.nextafter(np.float32(-1.75), np.float32(0)), np.nextafter(np.float32(0.25), np.float32(1))
     thresholds = initializers(proto)["a.act_threshold"]
     assert thresholds.shape == (3, 7)

@@ -24,11 +24,14 @@ from brevitas.export.lowering.thresholds import thresholds
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["DATA_LAYOUT", "FINN_DOMAIN", "FinnLowering"]
+__all__ = ["FINN_DOMAIN", "RANKS", "FinnLowering"]
 
 FINN_DOMAIN = "finn.custom_op.general"
-#: Layout attribute of MultiThreshold by the number of dimensions; channels are dimension 1.
-DATA_LAYOUT = {2: "NC", 3: "NCW", 4: "NCHW"}
+#: Numbers of dimensions that MultiThreshold takes.
+RANKS = (2, 3, 4)
+# "Channels are dimension 1", for any number of dimensions. Left out, newer readers guess the last one of three; older
+# ones know no other name than this and NHWC.
+_LAYOUT = "NCHW"
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ class FinnLowering:
         x = node.inputs[0]
         assert grid is not None and x is not None and x.shape is not None
         limits = self._thresholds(q, int(x.shape[1]))
-        attributes: dict[str, Any] = {"out_dtype": grid.type, "data_layout": DATA_LAYOUT[len(x.shape)]}
+        attributes: dict[str, Any] = {"out_dtype": grid.type, "data_layout": _LAYOUT}
         if q.is_bipolar:
             attributes |= {"out_scale": 2.0, "out_bias": -1.0}
         has_offset = low != 0 and not q.is_bipolar
@@ -233,7 +236,7 @@ class FinnLowering:
                 "signed": int(q.signed),
                 "ibits": pool.input_bits(grid),
                 "obits": q.bits,
-                "data_layout": "NCHW",
+                "data_layout": _LAYOUT,
             },
             domain=FINN_DOMAIN,
         )
