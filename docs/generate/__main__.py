@@ -8,12 +8,14 @@ import warnings
 from pathlib import Path
 
 import torch
+from ref_capabilities import capabilities_page
 from ref_options import options_page, try_values
 from ref_presets import entries, presets_page, try_presets
 
 from brevitas.quant import json_schema
 
 DOCS = Path(__file__).resolve().parents[1]
+CAPABILITIES = "reference/capabilities.md"
 
 
 def pages() -> dict[str, str]:
@@ -29,9 +31,16 @@ def pages() -> dict[str, str]:
         }
 
 
+def capabilities() -> str:
+    """The table of layers and targets, which takes longer than the other pages: tests hold it row by row."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return capabilities_page()
+
+
 def main() -> int:
     """Write the pages that changed."""
-    for path, text in pages().items():
+    for path, text in {**pages(), CAPABILITIES: capabilities()}.items():
         target = DOCS / path
         target.parent.mkdir(exist_ok=True)
         if not target.exists() or target.read_text(encoding="utf-8") != text:
