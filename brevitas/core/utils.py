@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import brevitas.jit
 from brevitas import config
+from brevitas.function._library import register_plain
 
 __all__ = [
     "SingleArgStatelessBuffer",
@@ -105,7 +106,12 @@ def is_recomputing() -> bool:
 
     Such a call has to give what the first one gave, and must not count as another batch.
     """
+    if torch.jit.is_scripting():
+        return torch.ops.brevitas.is_recomputing()
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+register_plain("is_recomputing() -> bool", is_recomputing)
 
 
 def learned_parameter(value: Tensor) -> nn.Parameter:

@@ -48,7 +48,7 @@ def _group() -> tuple[str, int, int]:
     if not (dist.is_available() and dist.is_initialized()):
         return _ALONE
     size = dist.get_world_size()
-    return (dist.group.WORLD.group_name, size, dist.get_rank()) if size > 1 else _ALONE
+    return (dist.group.WORLD.group_name, size, dist.get_rank()) if size > 1 else _ALONE  # type: ignore[union-attr]
 
 
 def set_statistics_group(group: Any) -> None:

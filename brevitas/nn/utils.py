@@ -8,14 +8,42 @@ import torch
 from torch import Tensor, nn
 
 from brevitas.errors import QuantConfigError
+from brevitas.proxy.quant_proxy import QuantProxyFromInjector
 
 __all__ = [
     "compute_channel_view_shape",
+    "init_scales",
     "merge_bn",
     "mul_add_from_bn",
     "rename_state_dict_by_postfix",
     "rename_state_dict_by_prefix",
 ]
+
+
+def init_scales(model: nn.Module) -> list[str]:
+    """Let every quantizer of ``model`` learn its scale from now on, from what it has collected so far.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from brevitas.nn import QuantLinear, QuantReLU
+    >>> model = nn.Sequential(QuantLinear(4, 4), QuantReLU())
+    >>> init_scales(model)                    # nothing was collected yet
+    ['1.act_quant']
+    >>> y = model(torch.randn(2, 4)); init_scales(model)
+    []
+
+    Sharding (FSDP) needs this: see the page on training. Quantizers that learn already are left as they are.
+
+    Returns:
+        Names of the quantizers that have seen no data, and still collect.
+    """
+    unfinished: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, QuantProxyFromInjector):
+            module.init_scale()
+            if not module.is_learning():
+                unfinished.append(name)
+    return unfinished
 
 
 def compute_channel_view_shape(tensor: Tensor, channel_dim: int) -> tuple[int, ...]:

@@ -84,6 +84,12 @@ class _ParameterQuantProxy(QuantProxyFromInjector):
             return []
         return [m for m in self.tensor_quant.modules() if hasattr(type(m), "set_tracked_parameters")]
 
+    def init_scale(self) -> None:  # noqa: D102 - as in the base
+        # The parameters may have been replaced since they were tracked.
+        for tracker in self._trackers:
+            tracker.set_tracked_parameters(self._tracked_parameters())
+        super().init_scale()
+
     def evaluate(self, x: Tensor) -> Tensor | QuantTensor:
         """``x`` quantized as in eval mode, with gradients; nothing is counted or changed. ``x`` itself if off."""
         if self.tensor_quant is None:
@@ -144,6 +150,7 @@ class WeightQuantProxyFromInjector(_ParameterQuantProxy):
         """
         if self.tensor_quant is None:
             return x
+        self._check_learned_if_sharded()
         self._follow_replaced_parameters()
         if not self.requires_quant_input:
             return self._result(self.tensor_quant(x), self.training)
@@ -220,6 +227,7 @@ class BiasQuantProxyFromInjector(_ParameterQuantProxy):
         """
         if self.tensor_quant is None:
             return x
+        self._check_learned_if_sharded()
         if not self.requires_input_scale:
             return self._result(self.tensor_quant(x), self.training)
         needed = self._required(input_scale, "input scale")

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from brevitas import config
 from brevitas.core.quant.float import FloatQuant
+from brevitas.core.stats import CollectThenLearn, FollowThenLearn
 from brevitas.core.utils import drop_stray_keys
 from brevitas.core.zero_point import ZeroZeroPoint
-from brevitas.errors import QuantConfigError
+from brevitas.errors import QuantConfigError, QuantMetadataError
 from brevitas.proxy.description import one_line
 from brevitas.quant.site import Site
 from brevitas.quant.strict import resolve_quantizer, resolve_values
@@ -84,6 +85,8 @@ class QuantProxyFromInjector(nn.Module):
     """
 
     role: ClassVar[str]
+    # Set by torch on the modules whose parameters fully_shard has split.
+    _is_fsdp_managed_module: bool = False
 
     def __init__(self, quant_layer: nn.Module, quant_injector: type, site: Site | None = None) -> None:
         super().__init__()
@@ -167,6 +170,46 @@ class QuantProxyFromInjector(nn.Module):
         new = self._resolved_module()
         if old is not None and new is not None:
             _keep_state(old, new)
+
+    def init_scale(self) -> None:
+        """Learn scale and zero point from now on, from what was collected or from the weights as they are.
+
+        >>> import torch
+        >>> from brevitas.nn import QuantReLU
+        >>> relu = QuantReLU()                       # collects for 300 training calls, unless told otherwise
+        >>> y = relu(torch.tensor([-1.0, 2.0]))
+        >>> relu.act_quant.init_scale()
+        >>> y = relu(torch.tensor([100.0])); y.item()
+        2.0
+
+        Without effect on what has collected nothing yet, and on what is learned already.
+        """
+        for phased in self._phased():
+            if isinstance(phased, CollectThenLearn):
+                phased.finish_collecting()
+            else:
+                phased.finish_following()
+
+    def is_learning(self) -> bool:
+        """Whether nothing waits for statistics any more: what can be learned is learned, or nothing is."""
+        return all(bool(phased.initialised) for phased in self._phased())
+
+    def _phased(self) -> list[CollectThenLearn | FollowThenLearn]:
+        quantizer = self._resolved_module()
+        modules = [] if quantizer is None else quantizer.modules()
+        return [m for m in modules if isinstance(m, (CollectThenLearn, FollowThenLearn))]
+
+    def _check_learned_if_sharded(self) -> None:
+        """Statistics are written into parameters, and what is written into a gathered copy of shards is lost."""
+        if not (self._is_fsdp_managed_module and self.training) or torch.compiler.is_compiling():
+            return
+        if self.is_learning():
+            return
+        raise QuantMetadataError(
+            f"{self.site}: {self.quant_injector.__name__} still takes its scale from statistics, and its parameters "
+            "are sharded by FSDP, where such a scale cannot be stored; finish before fully_shard, after some training "
+            "calls: brevitas.nn.utils.init_scales(model)"
+        )
 
     def add_tracked_module(self, module: nn.Module | None) -> None:
         """Share this quantizer with one more layer.

@@ -103,6 +103,7 @@ class ActQuantProxyFromInjector(QuantProxyFromInjector):
             return self._without_quantizer(x)
         if not self.training and not self._warned:
             self._warn_if_never_calibrated()
+        self._check_learned_if_sharded()
         value = x.value if isinstance(x, QuantTensor) else x
         return self._result(fused(value), self.training)
 

@@ -6,8 +6,14 @@ from ranks import checks_of
 import brevitas.function.ranks as over
 from brevitas.errors import QuantConfigError
 
-SLOW = {"compiled_statistics_over_ranks"}
-PROGRAMS = ["statistics_over_ranks", "compiled_statistics_over_ranks"]
+PROGRAMS = [
+    "statistics_over_ranks",
+    "distributed_training",
+    "sharded_training",
+    "compiled_statistics_over_ranks",
+    "compiled_distributed_training",
+]
+SLOW = {program for program in PROGRAMS if program.startswith("compiled")}
 
 
 def cases():

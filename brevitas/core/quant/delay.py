@@ -36,7 +36,7 @@ class _DelayQuant(StatefulModule):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         if not self.training:
             return y
-        repeated = False if torch.jit.is_scripting() else is_recomputing()
+        repeated = is_recomputing()
         if not repeated:
             self.delayed.copy_(self.steps_left > 0)
             self.steps_left.sub_(self.delayed.to(torch.int64))

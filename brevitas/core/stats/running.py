@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import brevitas.jit
 from brevitas.core._checks import check_int, check_number
+from brevitas.core.stats import repetition
 from brevitas.core.stats.reductions import counts_over_ranks
 from brevitas.core.utils import StatefulModule, at_least_float32, is_recomputing, learned_parameter
 from brevitas.function.ranks import ranks
@@ -97,8 +98,7 @@ class RunningEstimate(StatefulModule):
     @brevitas.jit.script_method
     def count(self, stat: Tensor, counts: Optional[Tensor]) -> None:  # noqa: UP045
         """Update the estimate with the statistic of one more batch, unless its ``counts`` on the ranks are all 0."""
-        repeated = False if torch.jit.is_scripting() else is_recomputing()
-        if not repeated:
+        if not is_recomputing():
             with torch.no_grad():
                 averaged = self.averaged(stat.detach())
                 if counts is None:
@@ -203,6 +203,10 @@ class CollectThenLearn(RunningEstimate):
             return self._quantity_without_branches(x)
         initialised = bool(self.initialised) if torch.jit.is_scripting() else is_set(self, self.initialised)
         if initialised:
+            # Two conditions, since TorchScript compiles the second half of one.
+            if not torch.jit.is_scripting():  # noqa: SIM102
+                if repetition.has_several_kinds(self) and self._repeats_collecting(x):
+                    return self._from_batch(self.statistic(x, counts_over_ranks(x) if ranks() > 1 else None))
             return self.from_value()
         if not self.training:
             return self.from_estimate()
@@ -213,15 +217,32 @@ class CollectThenLearn(RunningEstimate):
             # An empty batch has no statistic; it does not count.
             return self.from_estimate() + 0.0 * self.value.view(self.shape)
         # A call that ends collection sets the flag, so a repetition that finds it unset repeats a collecting call.
-        repeated = False if torch.jit.is_scripting() else is_recomputing()
+        repeated = is_recomputing()
         if bool(self.counter >= self.collect_stats_steps) and not repeated:
             self.mirror()
             self.initialised.fill_(True)
             return self.from_value()
         stat = self.statistic(x, counts)
+        if not torch.jit.is_scripting():
+            repetition.forget(self, stat) if repeated else repetition.remember(self, stat)
         self.count(stat, None)
         self.mirror()
+        return self._from_batch(stat)
+
+    @brevitas.jit.script_method
+    def _from_batch(self, stat: Tensor) -> Tensor:
         return self.from_statistic(stat).to(self.value.dtype) + 0.0 * self.value.view(self.shape)
+
+    @torch.jit.unused
+    def _repeats_collecting(self, x: Tensor) -> bool:
+        """Whether this call, of a quantity that is learned by now, repeats one that collected."""
+        if not self.training:
+            return False
+        if not is_recomputing():
+            repetition.new_call(self)
+            return False
+        counts = counts_over_ranks(x) if ranks() > 1 else None
+        return repetition.repeats_a_collecting_call(self, lambda: self.statistic(x, counts))
 
     @torch.jit.unused
     def _quantity_without_branches(self, x: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class Stats(brevitas.jit.ScriptModule):
             batch_first: whether parts differ in the first size of the view, rather than in the last.
         """
         if hasattr(self.stats_impl, "over_ranks"):
-            stat = self.stats_impl.over_ranks(x, counts)
+            stat = self.stats_impl.over_ranks(x, counts)  # type: ignore[operator]
         else:
             stat = self.stats_impl(whole_batch(x, counts, 0 if batch_first else x.dim() - 1))
         return stat.view(self.stats_output_shape)
