@@ -22,6 +22,7 @@ from brevitas.export import graph as g
 from brevitas.export.options import ExportOptions, read_inputs, read_options
 from brevitas.export.packages import PIP_COMMAND, require
 from brevitas.export.targets import Target, get_target, list_targets
+from brevitas.export.tracing.keywords import by_position, keyword_violations
 from brevitas.export.violations import ExportViolationError, Violation, raise_violations
 
 if TYPE_CHECKING:
@@ -96,9 +97,14 @@ def examine(
 
     if not isinstance(module, nn.Module):
         raise TypeError(f"expected a torch.nn.Module to export, got {type(module).__name__}")
+    names = list(input_t) if isinstance(input_t, Mapping) else None
+    wrong_names = keyword_violations(module, input_t, target.key) if isinstance(input_t, Mapping) else []
+    module, input_t = by_position(module, input_t)
     inputs, found = read_inputs(target.key, input_shape, input_t)
+    if names is not None:
+        keywords = {"input_names": names, **keywords}
     options, wrong = read_options(target, keywords, max(len(inputs), 1))
-    found.extend(wrong)
+    found.extend([*wrong_names, *wrong])
     if found:
         return None, found, options
     require("onnx", "onnx_ir", "onnxscript", target=target.key, command=PIP_COMMAND)
@@ -184,7 +190,8 @@ class ONNXManager:
             module: the model; it is copied, on the CPU, and never changed.
             input_shape: shape of the one float32 input; shapes come from a forward on zeros.
             export_path: file to write, atomically and after every check; ``None`` writes nothing.
-            input_t: instead of ``input_shape`` a Tensor, a tuple of Tensors, or a QuantTensor.
+            input_t: instead of ``input_shape`` a Tensor, a tuple of Tensors, a QuantTensor, or a dict of inputs by
+                name, which become the names of the graph's inputs.
             kwargs: ``opset_version``, ``input_names``, ``output_names``, ``dynamic_axes`` (dimension 0 of inputs, as
                 ``{'input': {0: 'batch'}}``), ``do_constant_folding``, ``keep_initializers_as_inputs``, ``verbose``,
                 ``enable_onnx_checker`` (accepted for older code; the checker always runs), and the target's own.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from brevitas.export.manager import examine, writable, write_atomically
 from brevitas.export.targets import get_target
 from brevitas.export.torchscript.program import Quantized, quantized_module
+from brevitas.export.tracing.keywords import by_position
 from brevitas.export.tracing.record import Record, Recorder
 from brevitas.export.tracing.replay import drop_assertions, quiet, trace_program
 from brevitas.export.tracing.watch import exclusive, uncompiled
@@ -60,8 +61,9 @@ class PytorchQuantManager:
             module: the model; it is copied, on the CPU, and never changed.
             input_shape: shape of the one float32 input.
             export_path: file to write, atomically and after every check, for ``torch.jit.load``.
-            input_t: instead of ``input_shape`` a Tensor, a tuple of Tensors, or a QuantTensor; the module takes a
-                quantized tensor where a QuantTensor is given, and returns one where the model returns a QuantTensor.
+            input_t: instead of ``input_shape`` a Tensor, a tuple of Tensors, a QuantTensor, or a dict of inputs by
+                name, which the module takes in order; it takes a quantized tensor where a QuantTensor is given, and
+                returns one where the model returns a QuantTensor.
 
         Returns:
             A frozen TorchScript module. Its batch size is free where torch can trace the model with a free one.
@@ -80,8 +82,9 @@ class PytorchQuantManager:
         target = get_target(cls.target)
         _, found, _ = examine(module, target, input_shape, input_t, {})
         raise_violations(found)
+        named, input_t = by_position(uncompiled(module), input_t)
         inputs = [torch.zeros(tuple(input_shape))] if input_shape is not None else _as_list(input_t)
-        exported = _traced(uncompiled(module), inputs)
+        exported = _traced(named, inputs)
         if path is not None:
             buffer = io.BytesIO()
             torch.jit.save(exported, buffer)
@@ -111,7 +114,8 @@ def _traced(model: nn.Module, inputs: Sequence[Any]) -> torch.jit.ScriptModule:
         made = None
         sizes = {x.shape[0] if x.ndim else None for x in inputs}
         batches: list[list[str | bool]] = [["batch"] * len(inputs)] if len(sizes) == 1 and None not in sizes else []
-        for batch in (*batches, [False] * len(inputs)):
+        batches.append([False] * len(inputs))
+        for batch in batches:
             try:
                 program = trace_program(model, inputs, recording, batch)
                 drop_assertions(program)

@@ -249,7 +249,7 @@ class _Rewriter:
         return codes
 
     def _product(self, p: _Product, r: Record) -> fx.Node:
-        args = list(p.node.args)
+        args: list[Any] = list(p.node.args)
         bias = args[2] if len(args) > 2 else None
         codes = self._codes_of(args[0])
         module = _packed(p.kind, p.weight, self._bias(bias), args[3:])

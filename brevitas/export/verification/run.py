@@ -17,6 +17,7 @@ from brevitas.export.packages import require
 from brevitas.export.targets import get_target, list_targets
 from brevitas.export.torchscript.artifact import is_torchscript, read_torchscript
 from brevitas.export.tracing.canonical import flat_outputs
+from brevitas.export.tracing.keywords import by_position
 from brevitas.export.tracing.record import Record, Recorder, Recording
 from brevitas.export.tracing.watch import float_value
 from brevitas.export.verification.artifact import FED, Artifact, Cut, read_artifact
@@ -55,7 +56,8 @@ def verify(
     Args:
         model: the model the artifact was exported from; it is copied and never changed.
         artifact: what the manager returned, or the file, or what ``to_integer`` returned.
-        inputs: a Tensor, a tuple of Tensors, or a QuantTensor, as the model takes; dimension 0 is a batch of any size.
+        inputs: a Tensor, a tuple of Tensors, a QuantTensor, or a dict of inputs by name in the order in which the
+            model was exported; dimension 0 is a batch of any size.
         runtime: 'onnxruntime' (float kernels, no fusion), 'onnxruntime-optimized', 'qonnx' or 'reference'; by default
             the one that reads the artifact's format.
         mode: 'isolated' feeds each layer the model's own codes, so that a difference never spreads and must be
@@ -71,6 +73,7 @@ def verify(
     """
     if mode not in MODES:
         raise ExportError(f"verify: unknown mode {mode!r}; known: {', '.join(MODES)}")
+    model, inputs = by_position(model, inputs)
     samples = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
     for x in samples:
         if not isinstance(x, (Tensor, QuantTensor)):
