@@ -71,6 +71,12 @@ def test_several_inputs(model):
     assert verify(model, proto, x).ok
 
 
+def test_a_forward_that_fails_names_the_layer_and_both_sizes(model, tmp_path):
+    with pytest.raises(ExportError, match=r"E01 .*QuantLinear 'fc'.*shape \(2, 5\).*2x5 and 4x3.*model.eval\(\)"):
+        StdONNXManager.export(model, input_shape=(2, 5), export_path=tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_model_on_a_gpu(model):
     x = torch.rand(5, 4)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from brevitas.errors import BrevitasError
 from brevitas.export.tracing.canonical import canonicalize, flat_outputs
-from brevitas.export.tracing.record import Recorder
+from brevitas.export.tracing.record import Recorder, Recording
 from brevitas.export.tracing.replay import ReplayMismatchError, trace
 from brevitas.export.tracing.watch import uncompiled
 from brevitas.export.violations import ExportViolationError, Violation
@@ -41,8 +43,7 @@ def capture(
     """
     model = uncompiled(model)
     _require_float32(model, target)
-    _refuse_minifloats(model, target)
-    recording = Recorder(model, probe=True).run(inputs)
+    recording = _recorded(model, inputs, target)
     outputs = flat_outputs(recording.output)
     if output_names is not None and len(output_names) != len(outputs):
         raise ExportViolationError(
@@ -79,6 +80,28 @@ def capture(
     )
 
 
+def _recorded(model: nn.Module, inputs: Sequence[Any], target: str) -> Recording:
+    """What every quantizer does on the inputs; a forward that fails is the caller's mistake, and named."""
+    recorder = Recorder(model, probe=True)
+    try:
+        return recorder.run(inputs)
+    except BrevitasError:
+        raise
+    except Exception as error:
+        names = {id(module): name for name, module in recorder.model.named_modules()}
+        layer = ""
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            layer = names.get(id(frame.f_locals.get("self")), layer)
+        line = next((text.strip() for text in str(error).splitlines() if text.strip()), "no message")
+        shapes = ", ".join(str(tuple(getattr(x, "shape", ()))) for x in inputs)
+        what = f"a forward that fails on inputs of shape {shapes}: {type(error).__name__}: {line}"
+        fix = "pass inputs that the model takes, as model.eval()(...) shows"
+        cls = type(recorder.model.get_submodule(layer)).__name__
+        required = "inputs that the model takes"
+        found = Violation("E01", target, what, required, fix, layer=layer, layer_class=cls)
+        raise ExportViolationError([found]) from error
+
+
 def _require_float32(model: nn.Module, target: str) -> None:
     found = [
         Violation(
@@ -93,27 +116,6 @@ def _require_float32(model: nn.Module, target: str) -> None:
         for name, p in model.named_parameters()
         if p.dtype in (torch.float16, torch.bfloat16, torch.float64)
     ]
-    if found:
-        raise ExportViolationError(found)
-
-
-def _refuse_minifloats(model: nn.Module, target: str) -> None:
-    found = []
-    for name, module in model.named_modules():
-        if getattr(module, "is_minifloat", False):
-            layer = name.rpartition(".")[0]
-            found.append(
-                Violation(
-                    "E24",
-                    target,
-                    f"minifloat values in {name.rpartition('.')[2]}",
-                    "integer quantization",
-                    "use an integer preset of brevitas.quant",
-                    layer=layer,
-                    layer_class=type(model.get_submodule(layer)).__name__,
-                    quantizer=name,
-                )
-            )
     if found:
         raise ExportViolationError(found)
 

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from brevitas.core.quant import FloatQuant
 from brevitas.core.rounding import DPURoundSte
 from brevitas.export.graph import integer_range
+from brevitas.export.minifloat import FLOAT_QUANT, FloatFormat
 from brevitas.export.tracing.watch import Watched, activation_of, float_value
 from brevitas.function.rounding import dpu_round
 from brevitas.quant_tensor import QuantTensor
@@ -44,7 +46,8 @@ class Record:
 
     ``input`` is the float tensor that was rounded (after the activation function, if the quantizer holds one), float32;
     ``value`` lies on the grid ``(codes - zero_point) * scale``. ``rounding`` is the Quant operator's name of the mode.
-    ``kind`` is the operator that stands for the quantizer; ``truncated`` the input of a ``Trunc``, with its grid.
+    ``kind`` is the operator that stands for the quantizer; ``truncated`` the input of a ``Trunc``, with its grid;
+    ``float_format`` which numbers a minifloat quantizer gives.
     """
 
     quantizer: str
@@ -65,6 +68,7 @@ class Record:
     source: Any = None
     truncated: QuantTensor | None = None
     kind: str = "Quant"
+    float_format: FloatFormat | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -88,17 +92,40 @@ class Record:
             ("_zero_point", self.zero_point),
             ("_bit_width", self.bit_width),
         )
+        if self.float_format is not None:
+            f = self.float_format
+            format_ = (
+                ("_exponent_bit_width", f.exponent_bits),
+                ("_mantissa_bit_width", f.mantissa_bits),
+                ("_exponent_bias", f.bias),
+                ("_max_val", f.largest),
+            )
+            return (scale, *((end, torch.tensor(float(number))) for end, number in format_))
         if self.truncated is not None:
             given = (("_in_scale", self.truncated.scale), zero_point, ("_in_bit_width", self.truncated.bit_width))
             return (*given, scale, bits)
         return (scale,) if self.kind == "BipolarQuant" else (scale, zero_point, bits)
 
     def codes(self) -> Tensor:
-        """Integer codes, int64. Exact: the quotient of two float32 numbers on a grid is near an integer in float64."""
-        return (torch.round(self.value.double() / self.scale.double()) + self.zero_point.double()).round().long()
+        """Integer codes of the recorded values."""
+        return self.codes_of(self.value)
 
-    def quant_tensor(self, dtype: torch.dtype) -> QuantTensor:
-        """The recorded output as a QuantTensor whose value is computed from the codes in ``dtype``."""
+    def codes_of(self, values: Tensor) -> Tensor:
+        """Integer codes of values on the grid, int64; of minifloats, which number of the format each one is.
+
+        Exact: the quotient of two float32 numbers on a grid is near an integer in float64.
+        """
+        if self.float_format is not None:
+            return torch.from_numpy(self.float_format.codes(values.numpy(), self.scale.numpy()))
+        return (torch.round(values.double() / self.scale.double()) + self.zero_point.double()).round().long()
+
+    def quant_tensor(self, dtype: torch.dtype) -> QuantTensor | Tensor:
+        """The recorded output as a QuantTensor whose value is computed from the codes in ``dtype``.
+
+        Minifloats are a plain tensor, as in the model.
+        """
+        if self.float_format is not None:
+            return self.value.to(dtype)
         scale, zero_point = self.scale.to(dtype), self.zero_point.to(dtype)
         value = (self.codes().to(dtype) - zero_point) * scale
         return QuantTensor.unchecked(
@@ -162,6 +189,9 @@ class Recorder(Watched):
     ) -> Any:
         """Let the quantizer run and keep what it returns."""
         out = original(*args, **kwargs)
+        if getattr(module, "is_minifloat", False) and isinstance(out, Tensor):
+            self._records.append(self._minifloat(name, module, args[0], out))
+            return out
         if not isinstance(out, QuantTensor):
             return out
         rounding = str(getattr(module, "rounding_mode", None) or "ROUND")
@@ -179,6 +209,39 @@ class Recorder(Watched):
             made = replace(made, unsupported=_probed(made, activation_of(module), original, args[0]))
         self._records.append(made)
         return out
+
+    def _minifloat(self, name: str, module: Any, given: Any, out: Tensor) -> Record:
+        call = self._calls[name] = self._calls.get(name, -1) + 1
+        layer, layer_class, role = owner_of(self.model, name)
+        found, rounding = FloatFormat.of(module.tensor_quant), module.rounding_mode
+        never = getattr(module, "never_calibrated", None)
+        scale = module.scale().detach()
+        unsupported = ""
+        if type(module.tensor_quant) is not FloatQuant:
+            unsupported = "scales of groups"
+        elif not found.signed:
+            unsupported = "minifloats without sign"
+        elif not found.holds(out.detach().numpy(), scale.numpy()):
+            unsupported = "values that are not numbers of its format times its scale"
+        return Record(
+            quantizer=name,
+            call=call,
+            layer=layer,
+            layer_class=layer_class,
+            role=role,
+            input=activation_of(module)(float_value(given)).detach(),
+            value=out.detach(),
+            scale=scale,
+            zero_point=torch.zeros(()),
+            bit_width=torch.tensor(float(found.signed + found.exponent_bits + found.mantissa_bits)),
+            signed=found.signed,
+            narrow=False,
+            rounding=QONNX_ROUNDING.get(rounding, rounding),
+            collected=never is None or not never(),
+            unsupported=unsupported,
+            kind=FLOAT_QUANT,
+            float_format=found,
+        )
 
     def on_requantize(
         self, name: str, grid: QuantTensor, value: Tensor, original: Callable[[QuantTensor, Tensor], QuantTensor]

@@ -72,8 +72,10 @@ class _Replayer(Watched):
             raise ReplayMismatchError(f"the traced forward calls quantizer '{name}' where the recorded one has {found}")
         return index, r
 
-    def _emit(self, index: int, r: Record, x: Tensor) -> QuantTensor:
+    def _emit(self, index: int, r: Record, x: Tensor) -> QuantTensor | Tensor:
         y = quantizer_node(x, self.placeholder, index, r)
+        if r.float_format is not None:
+            return y
         return QuantTensor.unchecked(y, r.scale, r.zero_point, r.bit_width, r.signed, False, r.source)
 
     def on_quantizer(
@@ -91,7 +93,9 @@ class _Replayer(Watched):
     ) -> QuantTensor:
         """Emit the node of the next record."""
         index, r = self._next(name)
-        return self._emit(index, r, value)
+        snapped = self._emit(index, r, value)
+        assert isinstance(snapped, QuantTensor)
+        return snapped
 
 
 class _Traced(nn.Module):
@@ -125,8 +129,12 @@ class _Traced(nn.Module):
 def quantizer_node(x: Tensor, placeholder: Tensor, index: int, r: Record) -> Tensor:
     """Emit one quantizer node into the traced graph; ``canonical`` puts the record's constants for the placeholders."""
     attributes: dict[str, Any] = {RECORD_ATTRIBUTE: index}
-    if r.kind != "BipolarQuant":
-        rounding = "ROUND" if r.is_parameter else r.rounding
+    rounding = "ROUND" if r.is_parameter else r.rounding
+    if r.float_format is not None:
+        f = r.float_format
+        attributes |= {"has_inf": int(f.has_inf), "has_nan": int(f.has_nan), "has_subnormal": 1}
+        attributes |= {"saturation": int(f.saturating), "rounding_mode": rounding}
+    elif r.kind != "BipolarQuant":
         attributes |= {"signed": int(r.signed), "narrow": int(r.narrow), "rounding_mode": rounding}
     inputs = (x, *(placeholder,) * len(r.constants()))
     return torch.onnx.ops.symbolic(

@@ -74,7 +74,8 @@ class Watched:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = private_copy(model)
-        self._names = {id(module): name for name, module in self.model.named_modules()}
+        # By what a module holds: torch's exporter hands out stand-ins of modules, which share it.
+        self._names = {id(vars(module)): name for name, module in self.model.named_modules()}
         for name, module in named_quantizers(self.model):
             module.forward = functools.partial(self._quantizer, name, module, module.forward)  # type: ignore[method-assign]
 
@@ -101,7 +102,7 @@ class Watched:
     def _requantize(
         self, grid: QuantTensor, value: Tensor, original: Callable[[QuantTensor, Tensor], QuantTensor]
     ) -> QuantTensor:
-        running = [self._names[id(m)] for m in roots_on_stack() if id(m) in self._names]
+        running = [self._names[id(vars(m))] for m in roots_on_stack() if id(vars(m)) in self._names]
         layer = running[-1] if running else ""
         return self.on_requantize(f"{layer}.requantize".removeprefix("."), grid, value, original)
 
