@@ -47,6 +47,8 @@ class BitWidthWeighted(ABC):
 
     A forward that ``torch.utils.checkpoint`` repeats in the backward is not counted again. The older form of
     checkpoints (``use_reentrant=True``) runs its first forward without gradients, and :meth:`retrieve` says so.
+    Uses without gradients, such as those by which recurrent layers collect statistics, do not count beside others of
+    the same quantizer.
     Under ``DistributedDataParallel`` the gradients of the widths are reduced as those of any parameter; give the loss
     the model or its wrapper. Copies of the model (``deepcopy``, pickle) are not watched.
 
@@ -95,21 +97,26 @@ class BitWidthWeighted(ABC):
         """
         if torch.is_grad_enabled():
             self._refuse_without_gradient()
-        summands = self._summands()
-        return torch.stack(summands).sum() if as_average else summands
+        weighted, total = self._weighted()
+        return torch.stack(weighted).sum() / total if as_average else [each / total for each in weighted]
 
-    def _summands(self) -> list[Tensor]:
-        if not self._seen:
+    def _counted(self) -> list[_Seen]:
+        learning = {seen.name for seen in self._seen if not seen.without_gradient}
+        return [seen for seen in self._seen if not (seen.without_gradient and seen.name in learning)]
+
+    def _weighted(self) -> tuple[list[Tensor], float]:
+        """size * width of each use, and the sum of the sizes."""
+        counted = self._counted()
+        if not counted:
             raise QuantMetadataError(
                 f"{type(self).__name__}: nothing was accumulated; run a forward of the model before this, and after "
                 "zero_accumulated_values()"
             )
-        total = sum(seen.size for seen in self._seen)
-        device = self._seen[0].width.device
-        return [at_least_float32(seen.width.to(device)) * (seen.size / total) for seen in self._seen]
+        device = counted[0].width.device
+        return [at_least_float32(seen.width.to(device)) * seen.size for seen in counted], sum(s.size for s in counted)
 
     def _refuse_without_gradient(self) -> None:
-        found = next((seen for seen in self._seen if seen.without_gradient), None)
+        found = next((seen for seen in self._counted() if seen.without_gradient), None)
         if found is not None:
             raise QuantMetadataError(
                 f"{type(self).__name__}: the width of '{found.name}' was seen in a forward without gradients, under "
@@ -128,7 +135,8 @@ class BitWidthWeighted(ABC):
             QuantMetadataError: no forward since the last :meth:`zero_accumulated_values`.
         """
         with torch.no_grad():
-            return torch.stack(self._summands()).sum()
+            weighted, total = self._weighted()
+            return torch.stack(weighted).sum() / total
 
     def remove(self) -> None:
         """Remove the hooks from the model; what was accumulated stays."""
@@ -149,7 +157,7 @@ class WeightBitWidthWeightedBySize(BitWidthWeighted):
     >>> bits = WeightBitWidthWeightedBySize(model)
     >>> _ = model(torch.randn(5, 4))
     >>> bits.retrieve()  # (12 * 8 + 6 * 2) / 18
-    tensor(6., grad_fn=<SumBackward0>)
+    tensor(6., grad_fn=<DivBackward0>)
 
     A weight that is used twice in one forward counts twice.
     """
@@ -166,7 +174,7 @@ class WeightBitWidthWeightedBySize(BitWidthWeighted):
 
 
 class ActivationBitWidthWeightedBySize(BitWidthWeighted):
-    """Average learned bit width of activations, weighted by elements per sample: proportional to their traffic.
+    """Average learned bit width of activations, weighted by their elements: proportional to their traffic.
 
     >>> import torch
     >>> from torch import nn
@@ -178,7 +186,8 @@ class ActivationBitWidthWeightedBySize(BitWidthWeighted):
     >>> bits.log()
     tensor(4.)
 
-    The first dim is the batch; each call of a quantizer counts. Quantizers of inputs and outputs are activations too.
+    Each call of a quantizer counts, each time step of a recurrent layer too. The size of the batch is a factor of all
+    sizes and makes no difference. Quantizers of inputs and outputs are activations too.
     """
 
     _wanted = (
@@ -190,11 +199,11 @@ class ActivationBitWidthWeightedBySize(BitWidthWeighted):
         return has_learned_activation_bit_width(module)
 
     def _size(self, module: nn.Module, output: QuantTensor) -> float:
-        return _per_sample(output)
+        return output.value.numel()
 
 
 class QuantLayerOutputBitWidthWeightedByOps(BitWidthWeighted):
-    """Average bit width of layer outputs, which are accumulators, weighted by millions of operations per sample.
+    """Average bit width of layer outputs, which are accumulators, weighted by millions of operations.
 
     >>> import torch
     >>> from torch import nn
@@ -208,7 +217,7 @@ class QuantLayerOutputBitWidthWeightedByOps(BitWidthWeighted):
     >>> bits = QuantLayerOutputBitWidthWeightedByOps(model)
     >>> _ = model(torch.randn(3, 10))
     >>> bits.retrieve()  # 10 products of 4 signed bits times [-7, 7] reach 560
-    tensor(11., grad_fn=<SumBackward0>)
+    tensor(11., grad_fn=<DivBackward0>)
 
     The width of an accumulator grows with those of input and weight, to which its gradient goes.
 
@@ -234,9 +243,4 @@ class QuantLayerOutputBitWidthWeightedByOps(BitWidthWeighted):
         return isinstance(module, self._layer_types) and bool(getattr(module, "return_quant_tensor", False))
 
     def _size(self, module: Any, output: QuantTensor) -> float:
-        return _per_sample(output) * module.per_elem_ops / MEGA
-
-
-def _per_sample(output: QuantTensor) -> int:
-    """Elements for one sample of the batch, which is the first dim."""
-    return output.value.shape[1:].numel()
+        return output.value.numel() * module.per_elem_ops / MEGA

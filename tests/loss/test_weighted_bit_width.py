@@ -17,7 +17,8 @@ from brevitas.loss import (
     QuantLayerOutputBitWidthWeightedByOps,
     WeightBitWidthWeightedBySize,
 )
-from brevitas.nn import QuantConv1d, QuantConv2d, QuantIdentity, QuantLinear, QuantReLU
+from brevitas.nn import QuantConv1d, QuantConv2d, QuantIdentity, QuantLinear, QuantLSTM, QuantReLU
+from brevitas.proxy import WeightQuantProxyFromInjector
 from brevitas.quant import Int8ActPerTensorFloat
 
 LOSSES = [WeightBitWidthWeightedBySize, ActivationBitWidthWeightedBySize, QuantLayerOutputBitWidthWeightedByOps]
@@ -74,11 +75,11 @@ def test_weights_are_weighted_by_their_number():
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_activations_are_weighted_by_elements_of_one_sample(batch):
+def test_activations_are_weighted_by_elements(batch):
     model = net()
     bits = ActivationBitWidthWeightedBySize(model)
     model(images(batch))
-    # The ReLU makes 2 * 4 * 4 elements, the input quantizer of the head gets 4.
+    # The ReLU makes 2 * 4 * 4 elements of a sample, the input quantizer of the head gets 4.
     assert bits.retrieve().item() == pytest.approx((32 * 5 + 4 * 7) / 36)
     bits.retrieve().backward()
     assert offset_of(model.relu.act_quant).grad.item() == pytest.approx(32 / 36)
@@ -114,6 +115,20 @@ def test_average_over_calls_and_layers_that_share():
     once = bits.retrieve().item()
     model(torch.randn(5, 4))
     assert len(bits.retrieve(as_average=False)) == 6 and bits.retrieve().item() == pytest.approx(once)
+
+
+def test_steps_of_a_recurrent_layer():
+    model = QuantLSTM(3, 5, io_quant=Int8ActPerTensorFloat, **learned(6, "weight_"), **learned(4, "io_"))
+    weights, activations = WeightBitWidthWeightedBySize(model), ActivationBitWidthWeightedBySize(model)
+    gates = [offset_of(p) for p in model.modules() if isinstance(p, WeightQuantProxyFromInjector)]
+    model(torch.randn(7, 2, 3))
+    (weights.retrieve() + activations.retrieve()).backward()
+    # A gate weighs inputs and states with one quantizer; the average of four equal gates.
+    assert [gate.grad.item() for gate in gates] == pytest.approx([1 / 4] * 4)
+    assert weights.log() == 6 and activations.log() == 4
+    summands = activations.retrieve(as_average=False)
+    # The input of all steps at once, and the state before each step or after it.
+    assert summands[0].item() == pytest.approx(4 * 7 * 3 / (7 * 3 + (len(summands) - 1) * 5))
 
 
 def test_widths_of_16_bit_models_are_averaged_in_float32():
