@@ -16,6 +16,8 @@ survives in the written file.
     brevitas.constants      JSON list of the parameters that the node reads as integers: quantizer, call, initializer,
                             perm (of the stored codes) and offset (subtracted from them)
     brevitas.offset         of codes that are stored in a type of the other sign
+    brevitas.accumulator    nodes that add: least and greatest integer that their sums (with a bias on the accumulator
+                            grid) reach, and the width of those, as "min,max,bits"; in written files; see overflow
     brevitas.collected      '0' where runtime statistics were never collected
     brevitas.unsupported    what the quantizer does that its node does not express, in words
 
@@ -65,6 +67,7 @@ CALL = "brevitas.call"
 PART = "brevitas.part"
 COLLECTED = "brevitas.collected"
 UNSUPPORTED = "brevitas.unsupported"
+ACCUMULATOR = "brevitas.accumulator"
 CONSTANTS = "brevitas.constants"
 OFFSET = "brevitas.offset"
 #: Part of a lowered quantizer: the node whose output holds the quantized values, or their codes.
@@ -72,7 +75,7 @@ VALUES = "values"
 CODES = "codes"
 #: Role of the quantizer that stands for a graph input that is given as a QuantTensor.
 INPUT_CODES = "input_codes"
-NODE_KEYS = (LAYER, CLASS, QUANTIZER, ROLE, CALL, PART, COLLECTED, UNSUPPORTED, CONSTANTS, OFFSET)
+NODE_KEYS = (LAYER, CLASS, QUANTIZER, ROLE, CALL, PART, COLLECTED, UNSUPPORTED, ACCUMULATOR, CONSTANTS, OFFSET)
 
 FORMAT = "brevitas.format"
 TARGET = "brevitas.target"

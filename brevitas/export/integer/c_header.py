@@ -221,7 +221,7 @@ class _Header:
     def _product(self, step: Step, sources: list[Tensor], xs: list[str], out: Tensor, y: str) -> None:
         a, b = (s.shape for s in sources)
         batch = out.shape[:-2]
-        zeros = [int(step.arrays[k].flat[0]) if k in step.arrays else 0 for k in ("zero", "zero_y")]
+        zeros = [self._zero(step, shape, k) for shape, k in ((a, "zero"), (b, "zero_y"))]
         starts = []
         for shape in (a, b):
             first = np.arange(int(np.prod(shape[:-2]))) * shape[-2] * shape[-1]

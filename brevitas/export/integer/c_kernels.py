@@ -71,14 +71,17 @@ static void @_matmul_T(const @_int *x, @_int *y, const T *weight, const @_int *b
 }
 """,
     "product": """
-static void @_product(const @_int *a, const @_int *b, @_int *y, @_int zero_a, @_int zero_b, int batch,
-                      const int32_t *at_a, const int32_t *at_b, int rows, int inner, int columns) {
+static void @_product(const @_int *a, const @_int *b, @_int *y, @_int zero_a, const @_int *zeros_a, @_int zero_b,
+                      const @_int *zeros_b, int batch, const int32_t *at_a, const int32_t *at_b, int rows, int inner,
+                      int columns) {
     for (int n = 0; n < batch; n++)
     for (int i = 0; i < rows; i++)
     for (int j = 0; j < columns; j++) {
         @_int sum = 0;
-        for (int k = 0; k < inner; k++)
-            sum += (a[at_a[n] + i * inner + k] - zero_a) * (b[at_b[n] + k * columns + j] - zero_b);
+        for (int k = 0; k < inner; k++) {
+            int p = at_a[n] + i * inner + k, q = at_b[n] + k * columns + j;
+            sum += (a[p] - (zeros_a ? zeros_a[p] : zero_a)) * (b[q] - (zeros_b ? zeros_b[q] : zero_b));
+        }
         *y++ = sum;
     }
 }

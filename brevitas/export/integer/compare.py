@@ -35,6 +35,8 @@ def verify_network(
     if len(samples) != len(net.inputs):
         raise ExportError(f"verify: the network has {len(net.inputs)} inputs, {len(samples)} were given")
     state = _State(model, net, isolated=mode == "isolated")
+    if any(t.shape[:1] != (1,) for t in net.tensors.values()):
+        chunk = 1  # the model keeps its batch in another dimension: of one sample both have the same shape
     total = float_value(samples[0]).shape[0]
     for start in range(0, total, chunk):
         state.run([_part(x, slice(start, start + chunk)) for x in samples])

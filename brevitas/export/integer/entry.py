@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,7 +53,8 @@ def to_integer(
     Args:
         model: a model (it is copied, in eval mode, and left as it is), or what ``capture`` returned for a batch of one
             or a dynamic batch.
-        inputs: a Tensor, a tuple of Tensors, or a QuantTensor, to take the shapes from; the first sample is used.
+        inputs: a Tensor, a tuple of Tensors, a QuantTensor, or a dict of inputs by name, to take the shapes from; the
+            first sample is used.
         input_shape: instead of ``inputs`` the shape of the one float32 input.
         requantize: 'thresholds', exact; or 'multiplier': an int32 multiplier and a shift per channel, rounding as the
             quantizer does (ROUND: to nearest, ties to even). Its differences are counted in ``net.deviations``. Layers
@@ -95,17 +96,23 @@ def canonical_graph(model: nn.Module | ir.Model, inputs: Any, input_shape: Seque
             raise TypeError("a captured graph has its shapes; leave inputs and input_shape out")
         return model
     from brevitas.export.tracing import capture
+    from brevitas.export.tracing.keywords import by_position, keyword_violations
 
-    given = tuple(inputs) if isinstance(inputs, list) else inputs
-    read, found = read_inputs(KEY, None if input_shape is None else tuple(input_shape), _as_tensors(given))
-    raise_violations(found)
-    return capture(model, [_first_sample(x) for x in read], target=KEY)
+    given = _as_tensors(tuple(inputs) if isinstance(inputs, list) else inputs)
+    names = list(given) if isinstance(given, Mapping) else None
+    found = keyword_violations(model, given, KEY) if isinstance(given, Mapping) else []
+    model, given = by_position(model, given)
+    read, wrong = read_inputs(KEY, None if input_shape is None else tuple(input_shape), given)
+    raise_violations([*found, *wrong])
+    return capture(model, [_first_sample(x) for x in read], target=KEY, input_names=names)
 
 
 def _as_tensors(x: Any) -> Any:
     """NumPy arrays as tensors: who runs a network in NumPy has those at hand."""
     if isinstance(x, tuple):
         return tuple(_as_tensors(v) for v in x)
+    if isinstance(x, Mapping):
+        return {k: _as_tensors(v) for k, v in x.items()}
     return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
 
 

@@ -15,7 +15,20 @@ import numpy as np
 __all__ = ["KINDS", "FloatOp", "apply", "apply_exactly", "quantized", "scaled"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
-ROUND: dict[str, Callable[[Array], Array]] = {"ROUND": np.rint, "CEIL": np.ceil, "FLOOR": np.floor, "DOWN": np.trunc}
+
+
+def _round_dpu(x: Array) -> Array:
+    return np.where((x < 0) & (x - np.floor(x) == 0.5), np.ceil(x), np.rint(x))
+
+
+#: Rounding modes by the names of the canonical graph; DPU takes negative ties up.
+ROUND: dict[str, Callable[[Array], Array]] = {
+    "ROUND": np.rint,
+    "CEIL": np.ceil,
+    "FLOOR": np.floor,
+    "DOWN": np.trunc,
+    "DPU": _round_dpu,
+}
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,12 @@ def find_multiplier(
     Those (sigmoid, tanh, leaky ReLU, truncation, binary codes) keep their thresholds.
     """
     q = chain.quantizer
-    if q.is_bipolar or q.truncated is not None or any(op.kind not in LINEAR for op in chain.wire.ops):
+    if (
+        q.rounding not in ROUNDED
+        or q.is_bipolar
+        or q.truncated is not None
+        or any(op.kind not in LINEAR for op in chain.wire.ops)
+    ):
         return None
     rows = []
     for row in range(len(chain.sign)):

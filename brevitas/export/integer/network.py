@@ -166,8 +166,9 @@ class IntegerNetwork:
         """Run on a batch.
 
         Args:
-            inputs: one array for each model input, (samples, ...): floats, which the model's own input quantizer turns
-                into codes, or integers, which are codes already. Torch tensors are taken too.
+            inputs: one array for each model input, (samples, ...), or one dict of arrays by input name: floats, which
+                the model's own input quantizer turns into codes, or integers, which are codes already. Torch tensors
+                are taken too.
             hook: called with every step that gives codes or accumulators, and what it gives, (samples, *shape); what it
                 returns goes on.
 
@@ -199,6 +200,11 @@ class IntegerNetwork:
 
     def _prepared(self, inputs: Sequence[Any], hook: Hook | None) -> dict[str, Array]:
         """Codes of every input tensor, and the floats before them."""
+        if len(inputs) == 1 and isinstance(inputs[0], Mapping):
+            names = [spec.name for spec in self.inputs]
+            if set(names) != set(inputs[0]):
+                raise ExportError(f"integer network: inputs are {', '.join(names)}; given: {', '.join(inputs[0])}")
+            inputs = [inputs[0][name] for name in names]
         if len(inputs) != len(self.inputs):
             raise ExportError(f"integer network: the network has {len(self.inputs)} inputs, {len(inputs)} were given")
         env: dict[str, Array] = {}

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RULES", "append", "on_grid"]
 
+SAME_SCALE = 1e-6  # scales that differ by less are one: the metadata of QuantTensor says the same
+
 
 def append(b: Builder, node: ir.Node, x: Value, op: FloatOp) -> Value:
     """``x`` after one more float operation."""
@@ -41,7 +43,7 @@ def append(b: Builder, node: ir.Node, x: Value, op: FloatOp) -> Value:
 
 def on_grid(bias: Wire, scale: Array) -> bool:
     """Whether codes of a bias count in steps of an accumulator."""
-    return not bias.ops and bool(np.allclose(bias.scale, scale, rtol=1e-6, atol=0))
+    return not bias.ops and bool(np.allclose(bias.scale, scale, rtol=SAME_SCALE, atol=0))
 
 
 def _float(value: Value | None) -> Array | None:
@@ -90,7 +92,7 @@ def _sum(b: Builder, node: ir.Node, x: Wire, y: Wire, minus: bool) -> Value:
     ratio = np.log2(x.scale.astype(np.float64) / y.scale)
     shift = np.rint(ratio)
     exact = np.array_equal(ratio, shift) and shift.size == 1 and abs(int(shift.flat[0])) <= 24
-    same = not ratio.any()
+    same = bool(np.allclose(x.scale, y.scale, rtol=SAME_SCALE, atol=0))
     if not (exact or same):
         raise Unrepresentable(
             "E12",

@@ -41,7 +41,7 @@ def integers(b: Builder, node: ir.Node, value: Value | None, what: str) -> Wire:
                 "E28",
                 f"{what} of {node.op_type} that was computed in float from integers ({kinds})",
                 f"a quantized {what}",
-                "put a QuantIdentity or QuantReLU before the layer, or set its input_quant",
+                "put a QuantIdentity or QuantReLU before it, or set the input_quant of the layer",
             )
     return value
 

@@ -12,12 +12,26 @@ from brevitas.export.integer.builder import Accumulator, Builder, Rule, Unrepres
 from brevitas.export.integer.floatops import FloatOp
 from brevitas.export.integer.rules.elementwise import append
 from brevitas.export.integer.rules.grid import integers, per_tensor
+from brevitas.export.integer.rules.moves import evaluated
 from brevitas.export.integer.values import Array, Claim, Constant, Value, Wire, aligned, compressed
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = ["RULES", "sums"]
+
+
+def _of_zeros(node: ir.Node, values: list[Value | None]) -> Constant | None:
+    """The product of a first operand that is nothing but zeros, such as the first state of a recurrent layer."""
+    x, weight = values[0], values[1]
+    if not isinstance(x, Constant) or x.array.any() or not isinstance(weight, Wire) or weight.codes is None:
+        return None
+    bias = values[2] if len(values) > 2 else None
+    arrays = [
+        v.values() if isinstance(v, Wire) else v.array for v in (x, weight, bias) if isinstance(v, (Wire, Constant))
+    ]
+    made = evaluated(node, [a.astype(np.float32) for a in arrays])[0]
+    return made if isinstance(made, Constant) else None
 
 
 def _ints(node: ir.Node, name: str, default: list[int]) -> tuple[int, ...]:
@@ -53,6 +67,8 @@ def _channelwise(bound: Array, channels: int, reduce: Any) -> Array:
 
 
 def _conv(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
+    if (constant := _of_zeros(node, values)) is not None:
+        return constant
     x = integers(b, node, values[0], "input")
     weight = _weight(b, node, values[1])
     assert weight.codes is not None
@@ -184,6 +200,8 @@ def sums(b: Builder, name: str, shape: tuple[int, ...], scale: Array, bounds: Bo
 
 
 def _gemm(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
+    if (constant := _of_zeros(node, values)) is not None:
+        return constant
     a = node.attributes
     if any(a[k].as_float() != 1.0 for k in ("alpha", "beta") if k in a) or ("transA" in a and a["transA"].as_int()):
         raise Unrepresentable("E04", "Gemm with factors", "alpha = beta = 1 and transA = 0", "use a linear layer")
@@ -199,6 +217,8 @@ def _transposed(w: Wire) -> Wire:
 
 
 def _matmul(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
+    if (constant := _of_zeros(node, values)) is not None:
+        return constant
     x, y = (integers(b, node, v, what) for v, what in zip(values, ("input", "weight"), strict=True))
     if y.codes is not None and y.codes.ndim == 2 and x.codes is None:
         return _linear(b, node, x, y, None)
