@@ -19,6 +19,7 @@ from typing import Any
 from torch import nn
 
 from brevitas.errors import ExportError
+from brevitas.export.debug import DebugHook, enable_debug
 from brevitas.export.integer import IntegerNetwork, OverflowReport, overflow, to_integer
 from brevitas.export.manager import (
     DPUv1Manager,
@@ -41,6 +42,7 @@ from brevitas.export.violations import ExportWarning, Violation
 
 __all__ = [
     "BrevitasONNXManager",
+    "DebugHook",
     "ExportError",
     "ExportWarning",
     "IntegerNetwork",
@@ -60,6 +62,7 @@ __all__ = [
     "Violation",
     "capture",
     "check",
+    "enable_debug",
     "export_brevitas_onnx",
     "export_dpuv1_onnx",
     "export_dpuv2_onnx",

@@ -27,6 +27,7 @@ survives in the written file.
     brevitas.inputs         JSON list, one entry per graph input: null, or scale, zero_point, bit_width, signed of a
                             QuantTensor
     brevitas.outputs        the same for graph outputs
+    brevitas.debug          JSON object: the export_debug_name of each layer that has one
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ FORMAT = "brevitas.format"
 TARGET = "brevitas.target"
 INPUTS = "brevitas.inputs"
 OUTPUTS = "brevitas.outputs"
+DEBUG = "brevitas.debug"
 
 #: Operators of quantizers on an integer grid.
 KINDS = ("Quant", "BipolarQuant", "Trunc")

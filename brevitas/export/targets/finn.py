@@ -17,6 +17,7 @@ import numpy as np
 
 from brevitas.export import graph as g
 from brevitas.export.lowering.codes import Grid, Grids
+from brevitas.export.lowering.debug_markers import add_debug_markers
 from brevitas.export.lowering.finn import RANKS, FinnLowering
 from brevitas.export.lowering.pools import Pool
 from brevitas.export.lowering.products import Product, product_at
@@ -286,6 +287,7 @@ def default_opset(model: ir.Model) -> int:
 def lower(model: ir.Model, options: Mapping[str, Any]) -> ir.Model:
     """Replace every quantizer and every quantized layer."""
     FinnLowering(model).run()
+    add_debug_markers(model)
     records = g.quant_tensor_records(model, g.INPUTS)
     model.metadata_props[g.INPUTS] = json.dumps([None if r is None else {**r, "codes": True} for r in records])
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from brevitas.errors import BrevitasError
+from brevitas.export import graph as g
 from brevitas.export.tracing.canonical import canonicalize, flat_outputs
 from brevitas.export.tracing.record import Recorder, Recording
 from brevitas.export.tracing.replay import ReplayMismatchError, trace
@@ -69,7 +71,7 @@ def capture(
         )
     except (ReplayMismatchError, torch.onnx.errors.OnnxExporterError, RuntimeError, TypeError, ValueError) as error:
         raise _untraceable(model, target, error, dynamic=any(batch_names or [])) from error
-    return canonicalize(
+    graph = canonicalize(
         raw,
         recording.records,
         inputs,
@@ -78,6 +80,10 @@ def capture(
         input_names=input_names,
         output_names=output_names,
     )
+    marked = {name: m.export_debug_name for name, m in model.named_modules() if getattr(m, "export_debug_name", None)}
+    if marked:
+        graph.metadata_props[g.DEBUG] = json.dumps(marked)
+    return graph
 
 
 def _recorded(model: nn.Module, inputs: Sequence[Any], target: str) -> Recording:
