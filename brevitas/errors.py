@@ -16,6 +16,7 @@ __all__ = [
     "MissingPackageError",
     "QuantConfigError",
     "QuantMetadataError",
+    "ShapeError",
     "SpecError",
     "StateDictError",
     "UnknownOptionError",
@@ -40,6 +41,10 @@ class SpecError(QuantConfigError):
 
 class QuantMetadataError(BrevitasError, RuntimeError):
     """A scale, zero point or bit width is needed at run time and is not there, or two do not agree."""
+
+
+class ShapeError(BrevitasError, RuntimeError):
+    """An input does not have the size that a layer was built for."""
 
 
 class ExportError(BrevitasError, RuntimeError):

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from brevitas.errors import ShapeError
 from brevitas.nn.weight_layer import QuantWeightBiasInputOutputLayer
 from brevitas.quant import Int8WeightPerTensorFloat
+from brevitas.utils.module_path import describe_module
 
 __all__ = ["QuantLinear"]
 
@@ -35,6 +37,7 @@ class QuantLinear(QuantWeightBiasInputOutputLayer, nn.Linear):
 
     Raises:
         QuantConfigError: an option that is unknown, has no effect, or is illegal.
+        ShapeError: in the forward, an input of other than ``in_features`` features.
     """
 
     _channel_dim = -1
@@ -66,6 +69,22 @@ class QuantLinear(QuantWeightBiasInputOutputLayer, nn.Linear):
         """Number of weights that feed one output element: ``in_features``."""
         return self.in_features
 
+    def forward(self, input: Any) -> Any:
+        """The layer on quantized values: a Tensor or QuantTensor of shape (..., in_features)."""
+        # Before a statistic is collected, and with the layer's name, which torch's own error lacks. A compiler checks
+        # the sizes by itself.
+        if not torch.compiler.is_compiling() and input.shape[-1:] != (self.in_features,):
+            raise ShapeError(
+                f"{describe_module(self)}: the input of shape {tuple(input.shape)} has {_last_dim(input)} features, "
+                f"expected in_features={self.in_features}. Fix: give the layer the number of features that reach it, "
+                "or look at what is flattened before it."
+            )
+        return super().forward(input)
+
     def inner_forward_impl(self, x: Tensor, quant_weight: Tensor, quant_bias: Tensor | None) -> Tensor:
         """``torch.nn.functional.linear`` on quantized values."""
         return F.linear(x, quant_weight, quant_bias)
+
+
+def _last_dim(x: Any) -> int | str:
+    return int(x.shape[-1]) if x.ndim else "no"
