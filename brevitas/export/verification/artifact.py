@@ -18,6 +18,7 @@ import numpy as np
 
 from brevitas.errors import ExportError
 from brevitas.export import graph as g
+from brevitas.export.minifloat import FLOAT_QUANT
 from brevitas.export.lowering.integer import PERM
 
 if TYPE_CHECKING:
@@ -45,10 +46,11 @@ class Cut:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A weight or bias: its integer codes as the file holds them."""
+    """A weight or bias: its integer codes as the file holds them, or the values of minifloats."""
 
     key: tuple[str, int]
-    codes: np.ndarray
+    codes: np.ndarray | None = None
+    values: np.ndarray | None = None
 
 
 @dataclass
@@ -210,9 +212,11 @@ def read_artifact(artifact: onnx.ModelProto | str | os.PathLike[str]) -> Artifac
                 read.parameters.append(parameter)
         if key is None or key in known:
             continue
-        if node.op_type in g.KINDS or props.get(g.PART) == g.VALUES:
+        if node.op_type in (*g.KINDS, FLOAT_QUANT) or props.get(g.PART) == g.VALUES:
             known.add(key)
-            if node.input[0] in constants:
+            if node.input[0] in constants and node.op_type not in g.KINDS:
+                read.parameters.append(Parameter(key, values=_float_values(node, constants)))
+            elif node.input[0] in constants:
                 values, scale, *rest = (onnx.numpy_helper.to_array(constants[i]) for i in node.input[:3])
                 zero_point = rest[0] if rest else np.zeros(())
                 read.parameters.append(Parameter(key, g.to_codes(values, scale, zero_point)))
@@ -236,6 +240,20 @@ def read_artifact(artifact: onnx.ModelProto | str | os.PathLike[str]) -> Artifac
             "manager of brevitas.export, and keep metadata_props when other tools rewrite it"
         )
     return read
+
+
+def _float_values(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> np.ndarray[Any, Any]:
+    """Values of a minifloat parameter: those that FloatQuant reads, or float8 numbers times their scale."""
+    import onnx
+
+    stored, scale = (onnx.numpy_helper.to_array(constants[name]) for name in node.input[:2])
+    if node.op_type == FLOAT_QUANT:
+        return stored
+    if scale.ndim:
+        axis = next(a.i for a in node.attribute if a.name == "axis")
+        scale = scale.reshape([-1 if i == axis else 1 for i in range(stored.ndim)])
+    values: np.ndarray[Any, Any] = stored.astype(np.float32) * scale
+    return values
 
 
 def _stored(entry: dict[str, Any], constants: dict[str, onnx.TensorProto]) -> Parameter:

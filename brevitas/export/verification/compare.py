@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from brevitas.export.tracing.record import Record
+from brevitas.export.verification.causes import cause_of
 
 __all__ = ["ACCUMULATION", "TIE", "Comparison", "boundary_distance", "compare_activation"]
 
@@ -113,6 +114,8 @@ def compare_activation(
     scale = np.broadcast_to(r.scale.double().numpy(), ours.shape)[different]
     zero_point = np.broadcast_to(r.zero_point.double().numpy(), ours.shape)[different]
     before = exact[different] / scale + zero_point
+    if r.float_format is not None:
+        before = before / r.float_format.spacing(before)
     boundary, distance = (np.zeros_like(before), np.abs(before)) if binary else boundary_distance(before, r.rounding)
     near = one & (distance <= TIE * np.abs(boundary))
     parity = near & (distance <= 2.0**-40) & (zero_point % 2 != 0)
@@ -133,7 +136,18 @@ def compare_activation(
         ("rounding tie", near & ~parity),
         ("tie, accumulation order", cancelled),
         ("tie, bias rounded to the accumulator's grid", moved),
-        ("spread from an earlier layer" if spread else "off a tie", ~ties),
+        (_unexplained(r, ours, theirs, different, ties, spread), ~ties),
     ):
         if where.any():
             into.causes[cause] += int(where.sum())
+
+
+def _unexplained(
+    r: Record, ours: np.ndarray, theirs: np.ndarray, different: np.ndarray, ties: np.ndarray, spread: bool
+) -> str:
+    """The cause of the differences that are no ties."""
+    if spread:
+        return "spread from an earlier layer"
+    off = different.copy()
+    off[different] = ~ties
+    return cause_of(ours, theirs, off, *r.range) if off.any() else ""

@@ -60,7 +60,9 @@ class Float64Model(Watched):
         """Keep what is to be rounded, return what was recorded."""
         r = next(self._cursor)
         self._before[r.key] = value
-        return r.quant_tensor(torch.float64)
+        snapped = r.quant_tensor(torch.float64)
+        assert isinstance(snapped, QuantTensor)
+        return snapped
 
 
 class MagnitudeModel(Watched):

@@ -164,8 +164,7 @@ class _Verification:
             r = by_key[cut.key]
             theirs = results[cut.tensor]
             if cut.form == "values":
-                scale, zero_point = (a.numpy() for a in (r.scale, r.zero_point))
-                theirs = np.rint(theirs.astype(np.float64) / scale + zero_point)
+                theirs = r.codes_of(torch.from_numpy(theirs)).numpy()
             theirs = theirs.astype(np.int64) - cut.offset
             ours, theirs, exact = (
                 r.codes().numpy(),
@@ -214,7 +213,11 @@ class _Verification:
         self.records = by_key
         self.comparisons = {key: Comparison() for key in by_key}
         for parameter in self.artifact.parameters:
-            self.comparisons[parameter.key].add_codes(by_key[parameter.key].codes().numpy(), parameter.codes)
+            r, codes = by_key[parameter.key], parameter.codes
+            if codes is None:
+                assert parameter.values is not None
+                codes = r.codes_of(torch.from_numpy(np.array(parameter.values))).numpy()
+            self.comparisons[parameter.key].add_codes(r.codes().numpy(), codes)
         self.outputs = [Comparison() for _ in self.artifact.output_names]
 
     def _compare_outputs(
@@ -242,6 +245,10 @@ class _Verification:
         if product is None:
             return None
         source, weight_key = product
+        if any(
+            by_key[k].float_format is not None for k in (source, weight_key) if isinstance(k, tuple) and k in by_key
+        ):
+            return None  # sums of minifloats lie on no grid
         if isinstance(source, tuple):
             data = by_key[source].scale.double() if source in by_key else None
         else:
