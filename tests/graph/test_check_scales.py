@@ -131,6 +131,47 @@ def test_the_producer_of_a_plain_tensor(between, producer, fix):
     assert fix in finding.fix
 
 
+@pytest.mark.parametrize(
+    ("before", "producer", "fix"),
+    [
+        (
+            lambda: [QuantReLU(), qnn.QuantMaxPool2d(2), qnn.QuantUpsample(scale_factor=2, mode="bilinear")],
+            "QuantReLU '0' (return_quant_tensor=False)",
+            "set return_quant_tensor=True on '0'",
+        ),
+        (
+            lambda: [quantized(), QuantConv2d(3, 3, 1, bias=False)],
+            "QuantConv2d '1' (return_quant_tensor=False)",
+            "set return_quant_tensor=True on '1'",
+        ),
+        (
+            lambda: [quantized(), QuantConv2d(3, 3, 1)],
+            "QuantConv2d '1' (its output is not quantized)",
+            "set output_quant= and return_quant_tensor=True on '1'",
+        ),
+        (
+            lambda: [QuantReLU(act_quant=None)],
+            "QuantReLU '0' (its output is not quantized)",
+            "set act_quant= and return_quant_tensor=True on '0'",
+        ),
+        (
+            lambda: [qnn.QuantLinear(4, 4), qnn.QuantEltwiseAdd()],
+            "QuantEltwiseAdd '1' (return_quant_tensor=False)",
+            "set return_quant_tensor=True on '1'",
+        ),
+    ],
+)
+def test_the_layer_that_returned_a_plain_tensor(before, producer, fix):
+    class Sequence(nn.Sequential):
+        def forward(self, x):
+            for layer in self:
+                x = layer(x, x) if isinstance(layer, qnn.QuantEltwiseAdd) else layer(x)
+            return x
+
+    finding = only(Sequence(*before(), QuantLinear(4, 2, bias_quant=Int8Bias)))
+    assert (finding.producers, finding.fix) == ((producer,), fix)
+
+
 def test_the_value_of_a_quant_tensor_handed_on():
     model = Forward(lambda self, x: self.fc(self.q(x).value), q=quantized(), fc=QuantLinear(4, 2, bias_quant=Int8Bias))
     finding = only(model)

@@ -59,7 +59,7 @@ class Origins(TorchFunctionMode):
     def of(self, x: Any) -> Origin:
         """Origin of a Tensor, or of the value of a QuantTensor."""
         tensor = x.value if isinstance(x, QuantTensor) else x
-        return self._known.get(tensor, OUTSIDE)
+        return OUTSIDE if tensor is None else self._known.get(tensor, OUTSIDE)
 
     def note(self, tree: Any, origin: Origin) -> None:
         """Let ``origin`` be that of every tensor in ``tree``."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from brevitas.errors import QuantMetadataError
 from brevitas.graph.copies import call, is_quantizer, outer_modules
 from brevitas.graph.scale_flow.origin import OUTSIDE, Origin, Origins, tensors_in
+from brevitas.graph.scale_flow.remedies import REMEDIES
 from brevitas.graph.scale_flow.report import Finding
 from brevitas.nn.quant_layer import QuantLayerMixin
 from brevitas.quant_tensor import QuantTensor, Source
@@ -125,7 +126,7 @@ class Watch:
             out = forward(*args, **kwargs)
         else:
             out = self._layer(module, forward, args, kwargs)
-            self._note_output(module, out)
+            self._note_output(module, args, out)
         # Not where an exception passes: the last one that runs is where the forward stopped.
         del self._running[depth - 1 :]
         return out
@@ -140,7 +141,7 @@ class Watch:
     def _layer(self, module: Any, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The output of a layer; where it refuses, of the layer with what it needs."""
         depth = len(self._running)
-        remedies = iter((_give_scales, _one_scale, _plain_output, _no_bias_quantizer))
+        remedies = iter(REMEDIES)
         seen: set[str] = set()
         while True:
             self._errors.clear()
@@ -156,7 +157,10 @@ class Watch:
                 remedy = next(remedies, None)
                 if remedy is None:
                     raise
-                args, kwargs = remedy(self, module, problem[1], args, kwargs)
+                wanted = module.return_quant_tensor
+                args, kwargs = remedy(self.assumed, module, problem[1], args, kwargs)
+                if wanted and not module.return_quant_tensor:
+                    self._output_wanted.add(module)
 
     def _layer_finding(self, module: Any, problem: _Error, args: tuple[Any, ...]) -> Finding:
         missing, offending, fixes = problem
@@ -181,21 +185,26 @@ class Watch:
             producers = tuple(self._producer(x) for x in args if isinstance(x, QuantTensor))
         return Finding(kind, self._path(module), type(module).__name__, "", missing, producers, fix)
 
-    def _note_output(self, module: Any, out: Any) -> None:
-        path, name = self._path(module), self._place(module)
+    def _note_output(self, module: Any, args: tuple[Any, ...], out: Any) -> None:
+        name = self._place(module)
         for each in tensors_in(out):
             if isinstance(each, QuantTensor):
                 self._origins.note(each, Origin(name, "hand the QuantTensor itself on, not its plain .value"))
-                continue
-            if not each.is_floating_point():
-                continue
-            where = f"'{path}'" if path else "it"
-            quantized = any(getattr(module, f"is_{part}_quant_enabled", False) for part in ("act", "output"))
-            fix = f"set return_quant_tensor=True on {where}"
-            if not quantized and getattr(module, "return_quant_tensor", None) is not None:
-                fix = f"set output_quant= and return_quant_tensor=True on {where}"
-            note = " (return_quant_tensor=False)" if quantized else " (its output is not quantized)"
-            self._origins.note(each, Origin(name + note, fix))
+            elif each.is_floating_point():
+                self._origins.note(each, self._plain_origin(module, name, args))
+
+    def _plain_origin(self, module: Any, name: str, args: tuple[Any, ...]) -> Origin:
+        """Why a layer returned a plain tensor, and what to set."""
+        if module.return_quant_tensor is None:  # it follows its input
+            return self._origins.of(next(tensors_in(args), None))
+        where = f"'{self._path(module)}'" if self._path(module) else "it"
+        off = next(
+            (part for part in ("act", "output") if getattr(module, f"is_{part}_quant_enabled", None) is False), ""
+        )
+        if off and not _has_accumulator_scale(module, args):
+            fix = f"set {off}_quant= and return_quant_tensor=True on {where}"
+            return Origin(f"{name} (its output is not quantized)", fix)
+        return Origin(f"{name} (return_quant_tensor=False)", f"set return_quant_tensor=True on {where}")
 
     # --- What is assumed after an error -----------------------------------------------------------------------------
 
@@ -297,44 +306,12 @@ class Watch:
         return Finding("function", self._path(module), type(module).__name__, _short(func), problem, producers, fix)
 
 
-# --- Remedies: what a layer is given after it refused ----------------------------------------------------------------
-
-_Given = tuple[tuple[Any, ...], dict[str, Any]]
-
-
-def _give_scales(watch: Watch, module: Any, offending: Any, args: Any, kwargs: Any) -> _Given:
-    """The tensor that it complained about, or its first input, with a scale."""
-
-    def is_meant(x: Any) -> bool:
-        plain = isinstance(x, Tensor) and not isinstance(x, QuantTensor)
-        return plain and (offending is None or x is offending)
-
-    if offending is None:
-        return (watch.assumed(args[0]), *args[1:]) if args else args, kwargs
-    changed = tuple(watch.assumed(x) if is_meant(x) else x for x in args)
-    return changed, {name: watch.assumed(x) if is_meant(x) else x for name, x in kwargs.items()}
-
-
-def _one_scale(watch: Watch, module: Any, offending: Any, args: Any, kwargs: Any) -> _Given:
-    """One scale a tensor in place of one a channel."""
-    changed = tuple(watch.assumed(x.value) if isinstance(x, QuantTensor) and x.scale.numel() > 1 else x for x in args)
-    return changed, kwargs
-
-
-def _plain_output(watch: Watch, module: Any, offending: Any, args: Any, kwargs: Any) -> _Given:
-    """The output in float; ``Watch`` gives it a scale."""
-    if module.return_quant_tensor:
-        module.return_quant_tensor = False
-        watch._output_wanted.add(module)
-    return args, kwargs
-
-
-def _no_bias_quantizer(watch: Watch, module: Any, offending: Any, args: Any, kwargs: Any) -> _Given:
-    """The bias in float."""
-    if hasattr(getattr(module, "bias_quant", None), "tensor_quant"):
-        module.bias_quant.tensor_quant = None
-        module.bias_quant.requires_input_scale = False
-    return args, kwargs
+def _has_accumulator_scale(module: Any, args: tuple[Any, ...]) -> bool:
+    """Whether a layer with a weight could return the scale of its accumulator."""
+    if not getattr(module, "is_weight_quant_enabled", False):
+        return False
+    scaled = module.is_input_quant_enabled or any(isinstance(x, QuantTensor) for x in args)
+    return scaled and (module.bias is None or getattr(module.bias_quant, "requires_input_scale", False))
 
 
 def _on_grid_of(first: QuantTensor, x: QuantTensor) -> QuantTensor:
@@ -344,7 +321,11 @@ def _on_grid_of(first: QuantTensor, x: QuantTensor) -> QuantTensor:
     )
 
 
-def _replaced(args: Any, kwargs: Any, change: Callable[[QuantTensor], QuantTensor]) -> _Given:
+def _replaced(
+    args: Any, kwargs: Any, change: Callable[[QuantTensor], QuantTensor]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with something in place of every QuantTensor."""
+
     def walk(tree: Any) -> Any:
         if isinstance(tree, QuantTensor):
             return change(tree)
