@@ -6,7 +6,7 @@
 (tensor(8.), [])
 """
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +17,7 @@ from brevitas import config
 from brevitas.function._library import register_plain
 
 __all__ = [
+    "OffMeta",
     "SingleArgStatelessBuffer",
     "StatefulModule",
     "StatelessBuffer",
@@ -32,7 +33,64 @@ __all__ = [
 _STRAY_KEYS = ("training", "zero_hw_sentinel")
 
 
-class StatelessBuffer(brevitas.jit.ScriptModule):
+class OffMeta(brevitas.jit.ScriptModule):
+    """A module whose own tensors are known again when it comes back from the meta device.
+
+    >>> constant = StatelessBuffer(torch.tensor(8.0)).to("meta")
+    >>> constant.to_empty(device="cpu")()
+    tensor(8.)
+
+    On the meta device tensors have no values. Those of a quantizer are few and follow from its declaration, so they are
+    kept on the CPU, and neither constants nor flags need a checkpoint.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        before = self._own_tensors()
+        versions = {name: tensor._version for name, tensor in before.items()}
+        # A parameter may keep its identity and change its data.
+        values = {name: tensor.detach() for name, tensor in before.items()}
+        result = super()._apply(fn, recurse)
+        kept: dict[str, tuple[Tensor, int]] = self.__dict__.get("_kept", {})
+        for name, tensor in self._own_tensors().items():
+            if tensor.is_meta and not values[name].is_meta:
+                kept[name] = (values[name].cpu().clone(), -1)
+                self.__dict__["_kept"] = kept
+            elif name in kept and not tensor.is_meta:
+                # A module that has several parents passes here once for each, and `to_empty` empties it each time.
+                value, version = kept[name]
+                if values[name].is_meta or versions[name] == version:
+                    kept[name] = (value, _filled(tensor, value)._version)
+                else:
+                    del kept[name]  # written to since: loaded, trained
+        return result
+
+    def _own_tensors(self) -> dict[str, Tensor]:
+        return dict(self.named_parameters(recurse=False)) | dict(self.named_buffers(recurse=False))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        if not local_metadata.get("assign_to_params_buffers", False):
+            return
+        # load_state_dict(assign=True) takes the tensors of the state dict as they are; what has none joins them.
+        device = next((t.device for t in state_dict.values() if isinstance(t, Tensor)), torch.device("cpu"))
+        for name, tensor in self._own_tensors().items():
+            value, _ = self.__dict__.get("_kept", {}).pop(name, (None, 0))
+            if tensor.is_meta and value is not None:
+                real = _filled(torch.empty_like(tensor, device=device), value)
+                if name in self._buffers:
+                    self._buffers[name] = real
+                else:
+                    self._parameters[name] = nn.Parameter(real, tensor.requires_grad)
+
+
+def _filled(tensor: Tensor, value: Tensor) -> Tensor:
+    if type(tensor.data) is Tensor:  # a shard is filled by who loads the whole
+        with torch.no_grad():
+            tensor.copy_(value)
+    return tensor
+
+
+class StatelessBuffer(OffMeta):
     """Returns a constant tensor, which moves with the module and is never in the state dict."""
 
     value: Tensor
@@ -127,7 +185,7 @@ def drop_stray_keys(state_dict: MutableMapping[str, Any], prefix: str) -> None:
             del state_dict[key]
 
 
-class StatefulModule(brevitas.jit.ScriptModule):
+class StatefulModule(OffMeta):
     """Base of modules with parameters or buffers of their own, and of tensor quantizers.
 
     Loading accepts older names (``legacy_keys``: old -> new), a scalar where shape (1,) is stored and the reverse,

@@ -54,6 +54,13 @@ class BiasQuantProxyProtocol(Protocol):
         """Quantize a bias."""
 
 
+def _with_values(parameter: nn.Parameter) -> Tensor:
+    """The parameter, or zeros that take no memory in place of one on the meta device."""
+    return (
+        torch.zeros((), dtype=parameter.dtype, device="cpu").expand(parameter.shape) if parameter.is_meta else parameter
+    )
+
+
 class _ParameterQuantProxy(QuantProxyFromInjector):
     """A proxy whose statistics run over one parameter of each of its layers."""
 
@@ -63,12 +70,16 @@ class _ParameterQuantProxy(QuantProxyFromInjector):
         return [p for p in (getattr(m, self.parameter_name, None) for m in self.tracked_module_list) if p is not None]
 
     def _layer_values(self) -> dict[str, Any]:
-        return {**super()._layer_values(), "tracked_parameter_list": self._tracked_parameters()}
+        tracked = [_with_values(p) for p in self._tracked_parameters()]
+        return {**super()._layer_values(), "tracked_parameter_list": tracked}
 
     def _resolve(self) -> None:
         super()._resolve()
         self._trackers = self._find_trackers()
         self._followed = self._tracked_parameters()
+        if any(p.is_meta for p in self._followed):
+            for tracker in self._trackers:
+                tracker.set_tracked_parameters(self._followed)
 
     def restart(self) -> None:
         """Begin anew from the layers' parameters as they are now, in the same objects: nothing is learned yet."""

@@ -106,8 +106,13 @@ class QuantProxyFromInjector(nn.Module):
         return resolve_quantizer(self.quant_injector, self.site, self._layer_values())
 
     def _resolve(self) -> None:
-        values = resolve_values(self.quant_injector, self.site, self._layer_values())
-        self._install(values["tensor_quant"], values)
+        on_meta = torch.get_default_device().type == "meta"
+        # Where a layer is built without values, its quantizers have values nevertheless: see OffMeta.
+        with torch.device("cpu") if on_meta else contextlib.nullcontext():
+            values = resolve_values(self.quant_injector, self.site, self._layer_values())
+            self._install(values["tensor_quant"], values)
+        if on_meta and self.is_quant_enabled:
+            self._resolved_module().to("meta")
         self._signed: bool | None = values.get("signed")
         self._narrow_range: bool | None = values.get("narrow_range")
         self.source = Source.new(
@@ -278,6 +283,8 @@ class QuantProxyFromInjector(nn.Module):
 
 def _keep_state(old: nn.Module, new: nn.Module) -> None:
     """Give ``new`` the parameters and the collected state of ``old``, and its device and dtype."""
+    if any(t.is_meta for t in itertools.chain(old.parameters(), old.buffers())):
+        new.to("meta")
     if isinstance(new, torch.jit.ScriptModule):
         new.load_state_dict(old.state_dict(), strict=False)
         return

@@ -336,7 +336,9 @@ class FollowThenLearn(StatefulModule):
     def refresh(self) -> None:
         """Recompute ``value`` from the tracked parameters; without effect once it is learned."""
         tracked: list[Tensor] = list(self.parameter_list_stats.tracked_parameters)  # type: ignore[arg-type]
-        if tracked and not bool(self.initialised):
+        if not tracked or tracked[0].is_meta or self.initialised.is_meta:
+            return
+        if not bool(self.initialised):
             with torch.no_grad():
                 self.value.copy_(self.stored_statistic(tracked[0]).view(self.value.shape))
 
