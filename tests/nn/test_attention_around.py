@@ -252,6 +252,38 @@ def test_exported_and_verified(name, target):
     assert {"q_scaled_quant", "k_transposed_quant", "attn_output_weights_quant", "v_quant"} <= quantizers
 
 
+class Padded(nn.Module):
+    """The padding is an input of the exported model, and the weights are an output."""
+
+    def __init__(self):
+        super().__init__()
+        self.attn = attention(8, 2, batch_first=True, softmax_input_quant=Int8ActPerTensorFloat)
+
+    def forward(self, x, padding):
+        return self.attn(x, x, x, key_padding_mask=padding)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["qonnx", "qdq"])
+def test_masks_and_weights_of_exported_models(target):
+    from brevitas.export import capture, lower, verify
+
+    x, padding = torch.randn(2, 5, 8), torch.tensor([[False] * 3 + [True] * 2, [False] * 5])
+    model = trained(Padded(), x, padding)
+    report = verify(model, lower(capture(model, [x, padding]), target), [x, padding])
+    assert report.ok and len([row for row in report.rows if row.quantizer.startswith("output")]) == 2, str(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["qonnx", "qdq"])
+def test_torchs_encoder_layer_is_exported_and_verified(target):
+    from brevitas.export import capture, lower, verify
+
+    x = torch.randn(3, 5, 8)
+    model = trained(encoder()[1], x)
+    assert verify(model, lower(capture(model, [x]), target), x).ok
+
+
 def test_the_classes_are_public_and_have_defaults_of_the_specification():
     import inspect
 
