@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from brevitas.quant_tensor import QuantTensor
 
@@ -40,7 +41,10 @@ def uncompiled(model: nn.Module) -> nn.Module:
 
 def private_copy(model: nn.Module) -> nn.Module:
     """A deep copy in eval mode, without gradients: ours to change."""
-    copied = copy.deepcopy(uncompiled(model)).eval().requires_grad_(False)
+    copied = copy.deepcopy(uncompiled(model)).eval()
+    for parameter in copied.parameters():
+        if not is_lazy(parameter):
+            parameter.requires_grad_(False)
     for module in copied.modules():
         if hasattr(module, "_warned"):  # that there are no statistics yet is no news here
             setattr(module, "_warned", True)  # noqa: B010
@@ -74,7 +78,7 @@ def moved_apart(model: nn.Module, seed: int) -> nn.Module:
                 low_end = collected and "zero_point_impl" in name
                 tensor.mul_(drawn(1.0, 2.0)).add_(-drawn(0.1, 1.0) if low_end else drawn(0.1, 4.0))
         for parameter in model.parameters():
-            if parameter not in owned and parameter.is_floating_point():
+            if parameter not in owned and parameter.is_floating_point() and not is_lazy(parameter):
                 parameter.mul_(drawn(0.2, 4.0))
     return model
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from brevitas.errors import QuantConfigError, QuantMetadataError
 from brevitas.graph.copies import call, is_quantizer, outer_modules, private_copy
@@ -163,7 +164,7 @@ def _rows(model: nn.Module, used: dict[str, _Levels]) -> Iterator[Row]:
             continue
         quantizers = [(n, q) for n, q in module.named_children() if is_quantizer(q) and _is_on(q)]
         acts = [(n, q) for n, q in quantizers if _role(n, q) not in ("weight", "bias")]
-        own = [p for p in module.parameters(recurse=False) if p not in counted]
+        own = [p for p in module.parameters(recurse=False) if p not in counted and not is_lazy(p)]
         counted.update(own)
         if not own and not quantizers:
             continue

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import brevitas
 import brevitas.nn as qnn
 from brevitas.errors import QuantConfigError, QuantMetadataError
 from brevitas.graph import check_scales
@@ -424,6 +425,13 @@ def test_the_process_is_untouched_by_a_model_that_fails():
     with pytest.raises(ZeroDivisionError, match="of the user"):
         check_scales(Forward(run), IMAGE)
     assert QuantTensor.__torch_function__ == dispatcher
+
+
+def test_parameters_that_do_not_exist_yet():
+    model = nn.Sequential(nn.LazyLinear(4), QuantLinear(4, 2, bias_quant=Int8Bias))
+    finding = only(model)
+    assert finding.kind == "bias" and isinstance(model[0], nn.LazyLinear)
+    assert brevitas.summary(model).parameters == 10
 
 
 def test_in_place_operations_do_not_reach_the_example():
