@@ -49,7 +49,7 @@ class Geometry:
         return all(bool((self.source(dim) >= 0).all()) for dim in range(len(self.size)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bounds:
     """Extremes per output channel, int64 (or exact Python integers where those do not fit).
 

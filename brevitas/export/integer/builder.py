@@ -16,7 +16,18 @@ import numpy as np
 from brevitas.export import graph as g
 from brevitas.export.integer.bounds import Bounds, Geometry
 from brevitas.export.integer.network import Border, Input, IntegerNetwork, Output, Step, Tensor
-from brevitas.export.integer.values import Array, Claim, Constant, FloatValue, Unknown, Value, Wire, aligned, compressed
+from brevitas.export.integer.values import (
+    Array,
+    Claim,
+    Constant,
+    FloatValue,
+    Pair,
+    Unknown,
+    Value,
+    Wire,
+    aligned,
+    compressed,
+)
 from brevitas.export.targets.common import common_violations
 from brevitas.export.violations import Violation, raise_violations
 
@@ -40,7 +51,7 @@ class Unrepresentable(Exception):  # noqa: N818  (never leaves the package: it b
         self.violation = (code, found, required, fix)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Accumulator:
     """A sum of products or codes in the graph, with what its bounds were computed from.
 
@@ -124,7 +135,7 @@ class Builder:
         )
 
     def _visit(self, node: ir.Node, rule: Rule | None, given: list[Value | None]) -> Value | Sequence[Value]:
-        from brevitas.export.integer.rules import evaluated
+        from brevitas.export.integer.rules import elementwise, evaluated
 
         present = [v for v in given if v is not None]
         is_quantizer = node.domain == g.DOMAIN and node.op_type in g.KINDS
@@ -134,6 +145,9 @@ class Builder:
             return evaluated(node, [v.array if isinstance(v, Constant) else None for v in given])
         if any(isinstance(v, Unknown) for v in present) and not is_quantizer:
             return Unknown()
+        for v in present:
+            if isinstance(v, Pair) and not is_quantizer and ("", node.op_type) not in elementwise.RULES:
+                raise v.reason
         if rule is None:
             raise Unrepresentable(
                 "E04",
@@ -182,6 +196,10 @@ class Builder:
     def _read_outputs(self) -> None:
         for value in self.model.graph.outputs:
             made = self.value(value)
+            if isinstance(made, Pair) and isinstance(made.reason, Unrepresentable):
+                producer = value.producer()
+                assert producer is not None
+                self.violations.append(_violation(producer, *made.reason.violation))
             name = value.name or f"output_{len(self.outputs)}"
             if isinstance(made, (FloatValue, Constant)) or (isinstance(made, Wire) and made.is_constant):
                 self.violations.append(

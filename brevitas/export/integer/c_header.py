@@ -252,12 +252,14 @@ class _Header:
             operands.append((self._array(step.arrays["other"]), step.arrays["other"].shape))
         else:
             operands.append((xs[1], sources[1].shape))
-        positions = []
-        for _, shape in operands:
-            flat = np.broadcast_to(np.arange(int(np.prod(shape))).reshape(shape), out.shape)
-            positions.append("NULL" if shape == out.shape else self._array(flat, "int32_t"))
+        positions = [self._positions(shape, out.shape) for _, shape in operands]
         zeros = [self._zeros(step.arrays.get(k), out.shape) for k in ("zero", "zero_y")]
         return [operands[0][0], operands[1][0], self.places[out.name], *positions, *zeros]
+
+    def _positions(self, shape: tuple[int, ...], out: tuple[int, ...]) -> str:
+        """Where an operand's element stands that broadcasts to each element of the result."""
+        flat = np.broadcast_to(np.arange(int(np.prod(shape))).reshape(shape), out)
+        return "NULL" if shape == out else self._array(flat, "int32_t")
 
     def _add(self, step: Step, sources: list[Tensor], xs: list[str], out: Tensor, y: str) -> None:
         factors = (step.attributes["factor"], step.attributes["factor_y"])
@@ -290,6 +292,17 @@ class _Header:
         signs = self._array(step.arrays["sign"], "int32_t")
         a = step.attributes
         self._call("threshold", xs[0], y, self._array(t), t.shape[1], *rows, signs, a["low"], a["step"], _size(out))
+
+    def _table(self, step: Step, sources: list[Tensor], xs: list[str], out: Tensor, y: str) -> None:
+        table, a = step.arrays["table"], step.attributes
+        function, constant = self._typed("table" if len(xs) == 1 else "pairs", table)
+        if len(xs) == 1:
+            rows, lows = self._rows(step.arrays["rows"], out.shape), self._array(step.arrays["lows"])
+            arguments = [xs[0], y, constant, table.shape[1], *rows, lows, _size(out)]
+        else:
+            positions = [self._positions(s.shape, out.shape) for s in sources]
+            arguments = [*xs, y, constant, table.shape[1], *positions, a["low"], a["low_y"], _size(out)]
+        self.body.append(f"{function}({', '.join(map(str, arguments))});")
 
     def _multiplier(self, step: Step, sources: list[Tensor], xs: list[str], out: Tensor, y: str) -> None:
         names = ("multiplier", "shift", "offset", "lows", "highs")

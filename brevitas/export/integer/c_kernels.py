@@ -194,6 +194,24 @@ static void @_threshold(const @_int *x, @_int *y, const @_int *thresholds, int l
     }
 }
 """,
+    "table_T": """
+static void @_table_T(const @_int *x, @_int *y, const T *table, int width, const int32_t *rows, int inner, int period,
+                      const @_int *lows, int count) {
+    for (int i = 0; i < count; i++) {
+        int row = rows[i / inner % period];
+        y[i] = table[(int64_t)row * width + (x[i] - lows[row])];
+    }
+}
+""",
+    "pairs_T": """
+static void @_pairs_T(const @_int *a, const @_int *b, @_int *y, const T *table, int width, const int32_t *at_a,
+                      const int32_t *at_b, @_int low_a, @_int low_b, int count) {
+    for (int n = 0; n < count; n++) {
+        int i = at_a ? at_a[n] : n, j = at_b ? at_b[n] : n;
+        y[n] = table[(a[i] - low_a) * width + (b[j] - low_b)];
+    }
+}
+""",
     "multiplier": """
 /* clamp(round((x * multiplier + offset) / 2^shift)). mode 0: to nearest, ties to even; 1: up; 2: down; 3: towards 0.
    >> of a negative number is arithmetic, as in every compiler that matters. */

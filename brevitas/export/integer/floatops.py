@@ -6,6 +6,7 @@ is its own); that decides thresholds. ``FloatOp.numpy`` needs NumPy alone; that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,7 @@ ROUND: dict[str, Callable[[Array], Array]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FloatOp:
     """One operation; ``constants`` are float32 arrays that broadcast against the tensor.
 
@@ -68,9 +69,14 @@ class FloatOp:
         return np.asarray(-1 if self.kind == "neg" else 1)
 
     @property
+    def is_monotone(self) -> bool:
+        """Whether the function never turns."""
+        return self.kind not in ("gelu", "gelu_tanh", "hard_swish", "abs")
+
+    @property
     def is_proved_monotone(self) -> bool:
         """Whether float rounding cannot break monotony: true of arithmetic, not of approximated functions."""
-        return self.kind not in ("sigmoid", "tanh")
+        return self.is_monotone and self.kind not in ("sigmoid", "tanh", "hard_sigmoid")
 
 
 def _batch_norm(x: Array, eps: float, weight: Array, bias: Array, mean: Array, var: Array) -> Array:
@@ -81,6 +87,10 @@ def _batch_norm(x: Array, eps: float, weight: Array, bias: Array, mean: Array, v
 
 def _sigmoid(x: Array, _: float) -> Array:
     return np.float32(1) / (np.float32(1) + np.exp(-x))
+
+
+def _gelu(x: Array, _: float) -> Array:
+    return np.asarray([v / 2 * (1 + math.erf(v / math.sqrt(2))) for v in x.reshape(-1).tolist()]).reshape(x.shape)
 
 
 def _clip(x: Array, _: float, low: Array, high: Array) -> Array:
@@ -99,6 +109,11 @@ KINDS: dict[str, Callable[..., Array]] = {
     "batch_norm": _batch_norm,
     "sigmoid": _sigmoid,
     "tanh": lambda x, _: np.tanh(x),
+    "abs": lambda x, _: np.abs(x),
+    "hard_sigmoid": lambda x, _: np.clip(x + np.float32(3), 0, 6) / np.float32(6),
+    "hard_swish": lambda x, _: x * np.clip(x + np.float32(3), 0, 6) / np.float32(6),
+    "gelu": _gelu,
+    "gelu_tanh": lambda x, _: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
 }
 
 _TORCH: dict[str, Callable[..., Any]] = {
@@ -108,6 +123,10 @@ _TORCH: dict[str, Callable[..., Any]] = {
     ).T.contiguous(),
     "sigmoid": lambda torch, x, number: torch.sigmoid(x),
     "tanh": lambda torch, x, number: torch.tanh(x),
+    "hard_sigmoid": lambda torch, x, number: torch.nn.functional.hardsigmoid(x),
+    "hard_swish": lambda torch, x, number: torch.nn.functional.hardswish(x),
+    "gelu": lambda torch, x, number: torch.nn.functional.gelu(x),
+    "gelu_tanh": lambda torch, x, number: torch.nn.functional.gelu(x, approximate="tanh"),
 }
 
 

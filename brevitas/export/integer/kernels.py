@@ -15,6 +15,7 @@ arrays broadcast against ``shape``.
     reshape     the same integers
     gather      integers picked by ``table`` out of the inputs, flat one after another; -1 gives ``fill``
     threshold   low + step * number of thresholds <= sign * x; ``rows`` says which row of ``thresholds`` counts where
+    table       table[row, x - lows[row]] with ``rows`` as above;  of two tensors, table[x - low, y - low_y]
     multiplier  clamp(round((x * multiplier + offset) / 2^shift)), arrays by row; lows and highs by row
 """
 
@@ -46,6 +47,8 @@ def window_view(
     fill: int,
 ) -> Array:
     """Windows of (B, C, *spatial) as (B, C, *out, *kernel); positions outside hold ``fill``."""
+    if min((*kernel, *out, *strides, *dilations, *upsample), default=1) < 1:
+        raise ValueError("kernels, strides, dilations and output sizes are positive")
     spatial = x.shape[2:]
     extent = [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(out, strides, kernel, dilations, strict=True)]
     padded = np.full((*x.shape[:2], *extent), fill, np.int64)
@@ -217,6 +220,15 @@ def multiplied(x: Array, multiplier: int, shift: int, offset: int, rounding: str
     return np.asarray(floor)
 
 
+def _table(xs: Sequence[Array], shape: tuple[int, ...], a: Mapping[str, Any], arrays: Mapping[str, Array]) -> Array:
+    table = arrays["table"].astype(np.int64)
+    if len(xs) == 2:
+        x, y = _operands(xs, {})
+        return np.asarray(table[x - a["low"], y - a["low_y"]])
+    lows = arrays["lows"]
+    return by_row(xs[0], arrays["rows"], lambda x, row: table[row, x - lows[row]])
+
+
 def _multiplier(
     xs: Sequence[Array], shape: tuple[int, ...], a: Mapping[str, Any], arrays: Mapping[str, Array]
 ) -> Array:
@@ -240,5 +252,6 @@ KERNELS: dict[str, Kernel] = {
     "reshape": _reshape,
     "gather": _gather,
     "threshold": _threshold,
+    "table": _table,
     "multiplier": _multiplier,
 }

@@ -53,7 +53,7 @@ def width(low: int, high: int) -> int:
     return max((-int(low) - 1).bit_length(), int(high).bit_length() if high > 0 else 0) + 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
     """One operation on integers (see :mod:`brevitas.export.integer.kernels`) and the layer that it stands for.
 
@@ -72,7 +72,7 @@ class Step:
     call: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Border:
     """A step in float32 before the first quantizer: an operation, ``gather`` or ``reshape``, or ``quantize``."""
 
@@ -98,7 +98,7 @@ class Border:
         return FloatOp(self.op, self.arrays, self.attributes["number"]).numpy(x)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Input:
     """A model input: float values, or the codes of a QuantTensor (``tensor`` then names them, with their grid)."""
 
@@ -109,7 +109,7 @@ class Input:
     zero: Array | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Output:
     """A model output: integers, and the float32 steps that make the model's values of them.
 
@@ -127,7 +127,7 @@ class Output:
         return apply(self.ops, scaled(codes - self.zero, self.scale))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class IntegerResult:
     """What a run gave, by output name: ``codes`` (int64) and ``values`` (float32)."""
 
@@ -138,7 +138,7 @@ class IntegerResult:
 Hook = Callable[[Step, Array], Array]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class IntegerNetwork:
     """A quantized model as integer tensors and exact integer operations; runs in NumPy alone.
 
@@ -301,7 +301,7 @@ class IntegerNetwork:
         write(self, path, name=name, main=main)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
     """A step of the network with the tensors that it reads and writes."""
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["OverflowReport", "OverflowRow", "accumulator_notes", "annotate", "overflow"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OverflowRow:
     """The accumulator of one layer.
 
@@ -112,7 +112,7 @@ class OverflowRow:
         return (self.layer or self.name, self.operation, *map(str, numbers), kind, str(self.partial_bits), claimed)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OverflowReport:
     """Result of :func:`overflow`; prints as a table, one row an accumulator."""
 

@@ -26,7 +26,7 @@ class NotMonotoneError(ValueError):
     """A float32 chain that falls somewhere, or rises and falls."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Thresholds:
     """``codes = low + step * number of thresholds <= sign * integer``; ``rows`` broadcasts against the tensor."""
 

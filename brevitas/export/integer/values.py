@@ -18,12 +18,12 @@ import numpy as np
 
 from brevitas.export.integer.floatops import FloatOp
 
-__all__ = ["Array", "Claim", "Constant", "FloatValue", "Unknown", "Value", "Wire", "compressed", "moved"]
+__all__ = ["Array", "Claim", "Constant", "FloatValue", "Pair", "Unknown", "Value", "Wire", "compressed", "moved"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Constant:
     """A float or index array of the graph."""
 
@@ -60,7 +60,7 @@ class Claim:
     shifted: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Wire:
     """Integers, their grid, and the float operations that wait for a quantizer.
 
@@ -97,6 +97,21 @@ class Wire:
         assert self.codes is not None and not self.ops
         return (self.codes - self.zero).astype(np.float32) * self.scale
 
+    @property
+    def is_monotone(self) -> bool:
+        """Whether the value never turns as the code grows."""
+        return all(op.is_monotone for op in self.ops)
+
+    @property
+    def is_per_tensor(self) -> bool:
+        """Whether one set of numbers serves every position."""
+        return all(a.size == 1 for a in (self.scale, self.zero, *(c for op in self.ops for c in op.constants)))
+
+    @property
+    def span(self) -> int:
+        """How many integers the codes may be."""
+        return int(self.high.max()) - int(self.low.min()) + 1
+
     def direction(self) -> Array:
         """+1 where the value never falls as the code grows, -1 where it never rises; broadcasts against the shape."""
         sign: Array = np.ones((1,) * len(self.shape), np.int64)
@@ -115,7 +130,23 @@ class Wire:
         }
 
 
-Value = Wire | Constant | FloatValue | Unknown
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two wires joined by an operation of which no integer form is known, short enough to be written as a table.
+
+    ``kind`` is add, sub or mul; ``ops`` follow. A quantizer at its end makes the table; anything else is refused for
+    ``reason``.
+    """
+
+    left: Wire
+    right: Wire
+    kind: str
+    shape: tuple[int, ...]
+    reason: Exception
+    ops: tuple[FloatOp, ...] = ()
+
+
+Value = Wire | Constant | FloatValue | Unknown | Pair
 
 
 def compressed(array: Array) -> Array:

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from canonical_graphs import Builder
 
 from brevitas.export.integer import IntegerNetwork
+from brevitas.function.rounding import dpu_round
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-ROUND = {"ROUND": torch.round, "FLOOR": torch.floor, "CEIL": torch.ceil, "DOWN": torch.trunc}
+ROUND = {"ROUND": torch.round, "FLOOR": torch.floor, "CEIL": torch.ceil, "DOWN": torch.trunc, "DPU": dpu_round}
 
 
 def quantized(x: torch.Tensor, scale: Any, zero: Any, low: int, high: int, rounding: str = "ROUND") -> torch.Tensor:

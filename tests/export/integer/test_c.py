@@ -59,10 +59,14 @@ def test_every_other_kernel(tmp_path):
     flipped = b.node("Transpose", [turned], "turn2", (1, 3, 8, 3), perm=[0, 1, 3, 2])
     again = b.node("MatMul", [turned, flipped], "mm", (1, 3, 3, 3))
     less = b.node("Sub", [again, b.weight("k", [[1], [2], [3]], 0.01)], "sub", (1, 3, 3, 3))
-    outputs = [half, mean, b.quant(less, "s", (1, 3, 3, 3), 0.7, 8)]
+    gelu = b.quant(b.node("Gelu", [less], "gelu", (1, 3, 3, 3)), "t", (1, 3, 3, 3), 0.5, 6)
+    row = b.quant(b.node("Transpose", [mean], "row", (1, 1, 1, 4), perm=[0, 2, 3, 1]), "u", (1, 1, 1, 4), 0.23, 4)
+    column = b.quant(mean, "v", (1, 4, 1, 1), 0.31, 5)
+    pairs = b.quant(b.node("Sub", [row, column], "pairs", (1, 4, 1, 4)), "w", (1, 4, 1, 4), 0.2, 5)
+    outputs = [half, mean, gelu, pairs, b.quant(less, "s", (1, 3, 3, 3), 0.7, 8)]
     net = to_integer(b.model({"input": a}, outputs))
     used = {s.op for s in net.steps}
-    assert used >= {"gather", "max_pool", "add", "mul", "sum_pool", "sum", "matmul", "threshold"}
+    assert used >= {"gather", "max_pool", "add", "mul", "sum_pool", "sum", "matmul", "threshold", "table"}
     equal(net, tmp_path, np.random.default_rng(0).integers(-32, 32, (4, *a[1:])))
 
 

@@ -13,7 +13,9 @@ from brevitas.export.integer.kernels import multiplied
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), rounding=st.sampled_from(list(ROUND)), per_channel=st.booleans())
+@given(
+    seed=st.integers(0, 10**6), rounding=st.sampled_from([r for r in ROUND if r != "DPU"]), per_channel=st.booleans()
+)
 def test_deviations_are_counted(seed, rounding, per_channel):
     made = ConvNet(np.random.default_rng(seed), rounding=rounding, per_channel=per_channel, bits=6, out_zero=3)
     exact, fixed = (to_integer(made.graph(), requantize=form) for form in ("thresholds", "multiplier"))

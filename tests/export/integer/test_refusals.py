@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from canonical_graphs import Builder
 from export_networks import Composed, calibrated
 from torch import nn
@@ -36,7 +35,7 @@ def test_a_float_model_names_every_layer():
 def test_several_layers_are_refused_at_once():
     def function(m, x):
         x = torch.softmax(m.c1(m.q1(x)), 1)
-        return F.gelu(m.c2(m.q2(x)))
+        return torch.sin(m.c2(m.q2(x)))
 
     parts = {f"q{i}": qnn.QuantIdentity(return_quant_tensor=True) for i in (1, 2)}
     parts |= {f"c{i}": qnn.QuantConv2d(2, 2, 1) for i in (1, 2)}
@@ -44,7 +43,7 @@ def test_several_layers_are_refused_at_once():
     with pytest.raises(ExportError) as caught:
         to_integer(model, input_shape=SHAPE)
     assert [v.code for v in caught.value.violations] == ["E04", "E04"]
-    assert "Softmax" in str(caught.value) and "Gelu" in str(caught.value)
+    assert "Softmax" in str(caught.value) and "Sin" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +56,12 @@ def test_several_layers_are_refused_at_once():
                              "y", (1, 1, 4, 4)), "E28 .*Conv 'y'.*computed in float from integers .sigmoid."),
         (lambda b, x: b.node("Add", [x, b.quant("input", "other", SHAPE, 0.17, 4)], "y", SHAPE),
          "E12 .*Add 'y'.*different scales .0.1 and 0.17.*QuantEltwiseAdd"),
+        (lambda b, x: b.node("Reshape", [b.node("Add", [x, b.quant("input", "other", SHAPE, 0.17, 4)], "y", SHAPE),
+                                         b.constant("s", [1, 32], np.int64)], "z", (1, 32)),
+         "E12 .*Reshape 'z'.*different scales .0.1 and 0.17"),
+        (lambda b, x: b.node("MaxPool", [b.node("Gelu", [x], "g", SHAPE)], "y", SHAPE, kernel_shape=[1, 1]),
+         "E04 .*MaxPool 'y'.*a max pool after gelu, which turns"),
+        (lambda b, x: b.node("HardSigmoid", [x], "y", SHAPE, alpha=0.3), "E04 .*hard sigmoid of slope 0.3"),
         (lambda b, x: b.node("LeakyRelu", [x], "y", SHAPE, alpha=-0.5), "E04 .*leaky ReLU of slope -0.5"),
         (lambda b, x: b.node("Div", [x, x], "y", SHAPE), "E04 .*Div 'y'.*division by data"),
         (lambda b, x: b.node("Round", [x], "y", SHAPE), "E04 .*rounding outside of a quantizer"),
@@ -100,6 +105,33 @@ def test_a_scale_per_channel_needs_a_depthwise_convolution():
     net = to_integer(b.model({"input": SHAPE}, [conv(b, x, 2)]))
     (out,) = net.outputs
     assert out.scale.reshape(-1).tolist() == scale.reshape(-1).tolist()
+
+
+def test_tables_have_a_longest_length():
+    def make(b, x):
+        other = b.quant("input", "other", SHAPE, 0.17, 12)
+        return b.quant(b.node("Add", [x, other], "y", SHAPE), "second", SHAPE, 0.3, 4)
+
+    refused(make, "E12 .*Add 'y'.*different scales", bits=12)
+    wide = lambda b, x: b.node("MatMul", [x, b.weight("w", np.full((4, 4), 2**14), 1.0, 16)], "y", SHAPE)  # noqa: E731
+    refused(
+        lambda b, x: b.quant(b.node("Gelu", [wide(b, x)], "g", SHAPE), "second", SHAPE, 0.3, 4),
+        "E25 .*entries in a table for gelu .*second_quant.*at most 16777216",
+        bits=12,
+    )
+
+
+def test_a_dimension_that_is_no_batch_is_found():
+    model = Composed(lambda m, x: m.r(x)[0], r=qnn.QuantRNN(3, 2))
+    model = calibrated(model, (5, 2, 3))
+    x = torch.randn(5, 2, 3)
+    with pytest.raises(
+        ExportError, match=r"E15 .*5 samples whose last one gives something else alone.*batch_first=True"
+    ):
+        to_integer(model, x)
+    fixed = calibrated(Composed(lambda m, x: m.q(x).sum(0), q=qnn.QuantIdentity()), (5, 3))
+    with pytest.raises(ExportError, match="E15 .*5 samples"):
+        to_integer(fixed, torch.randn(5, 3))
 
 
 def test_wider_than_int64():

@@ -126,6 +126,45 @@ def test_convolutions(seed, spatial, transposed, group, bits, signed, rounding, 
     assert np.array_equal(result.values["second.out"], expected)
 
 
+TURNING = {
+    "gelu": (lambda b, y, s: b.node("Gelu", [y], "f", s), F.gelu),
+    "gelu, tanh": (
+        lambda b, y, s: b.node("Gelu", [y], "f", s, approximate="tanh"), lambda x: F.gelu(x, approximate="tanh")
+    ),
+    "hard swish": (lambda b, y, s: b.node("HardSwish", [y], "f", s), F.hardswish),
+    "abs": (lambda b, y, s: b.node("Abs", [y], "f", s), torch.abs),
+    "silu": (
+        lambda b, y, s: b.node("Mul", [y, b.node("Sigmoid", [y], "g", s)], "f", s), lambda x: x * torch.sigmoid(x)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TURNING)
+def test_functions_that_turn_are_tables(name):
+    make, function = TURNING[name]
+    scale = np.float32(0.0041)
+    net = scalar_net(make, scale, out=(np.float32(0.13), 5, True))
+    assert net.layer("second_quant").step.op == "table"
+    codes, out = every_code(net)
+    x = function((torch.from_numpy(codes).double() * float(scale)).float())
+    assert np.array_equal(out[:, 0], quantized(x, np.float32(0.13), 0, -16, 15).numpy())
+
+
+@pytest.mark.parametrize("op", ["Add", "Sub", "Mul"])
+def test_pairs_of_unrelated_scales_are_tables(op):
+    b = Builder()
+    x = b.quant("x", "p", (1, 1), 0.11, 5, zero_point=3)
+    y = b.node("Tanh", [b.quant("y", "q", (1, 1), 0.07, 6)], "t", (1, 1))
+    z = b.node("Mul", [b.node(op, [x, y], "z", (1, 1)), b.constant("c", 0.9)], "scaled", (1, 1))
+    net = to_integer(b.model({"x": (1, 1), "y": (1, 1)}, [b.quant(z, "r", (1, 1), 0.09, 5, zero_point=-1)]))
+    assert [s.op for s in net.steps] == ["table"]
+    p, q = (a.reshape(-1, 1) for a in np.meshgrid(np.arange(-16, 16), np.arange(-32, 32)))
+    u = (torch.from_numpy(p) - 3).float() * np.float32(0.11)
+    v = torch.tanh(torch.from_numpy(q).float() * np.float32(0.07))
+    joined = {"Add": torch.add, "Sub": torch.sub, "Mul": torch.mul}[op](u, v) * np.float32(0.9)
+    assert np.array_equal(net.run(p, q).codes["r.out"], quantized(joined, 0.09, -1, -16, 15).numpy())
+
+
 def test_thresholds_beyond_reach_are_never_met():
     # codes -8..7 times 1, scale 1, into 8 bits of scale 1: only -8..7 are reached
     b = Builder()

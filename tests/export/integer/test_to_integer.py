@@ -94,7 +94,8 @@ MODELS = {
     "float steps before the first quantizer": lambda: Composed(
         lambda m, x: m.c(m.q((x.flip(1) - 0.4) / 0.3)), q=qt(bit_width=5), c=conv(4, 3, 3)
     ),
-    "LSTM": lambda: Composed(lambda m, x: m.r(x[:, 0, :3])[0], r=qnn.QuantLSTM(8, 3, batch_first=True)),
+    "GRU": lambda: Composed(lambda m, x: m.r(x[:, 0, :2])[0], r=qnn.QuantGRU(8, 3, batch_first=True)),
+    "LSTM": lambda: Composed(lambda m, x: m.r(x[:, 0, :2])[0], r=qnn.QuantLSTM(8, 3, batch_first=True)),
 }  # fmt: skip
 
 

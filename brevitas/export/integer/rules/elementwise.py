@@ -12,23 +12,31 @@ from brevitas.export.integer.builder import Builder, Rule, Unrepresentable
 from brevitas.export.integer.floatops import FloatOp
 from brevitas.export.integer.network import Border
 from brevitas.export.integer.rules.grid import integers
-from brevitas.export.integer.values import Array, Constant, FloatValue, Value, Wire, aligned
+from brevitas.export.integer.values import Array, Constant, FloatValue, Pair, Value, Wire, aligned
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = ["RULES", "append", "on_grid"]
 
+LONGEST_TABLE = 2**18
 SAME_SCALE = 1e-6  # scales that differ by less are one: the metadata of QuantTensor says the same
 
 
 def append(b: Builder, node: ir.Node, x: Value, op: FloatOp) -> Value:
     """``x`` after one more float operation."""
+    known = _float(x)
+    if known is not None:
+        return Constant(op.numpy(known))
     shape = np.broadcast_shapes(x.shape or (), *(c.shape for c in op.constants))
     if isinstance(x, FloatValue):
         name = f"{node.name}.out{len(b.border)}"
         b.border.append(Border(op.kind, x.tensor, name, shape, {"number": op.number}, op.constants))
         return FloatValue(name, shape)
+    if isinstance(x, Pair):
+        if any(c.size != 1 for c in op.constants):
+            raise x.reason
+        return replace(x, ops=(*x.ops, op))
     assert isinstance(x, Wire)
     if shape != x.shape:
         raise Unrepresentable(
@@ -70,7 +78,22 @@ def _add(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
         if isinstance(y, Wire) and isinstance(x, Wire) and not y.ops and on_grid(x, y.scale):
             return _plus_codes(b, node, y, x, False)
         return append(b, node, y, FloatOp("add", (constant,)))
-    return _sum(b, node, integers(b, node, x, "operand"), integers(b, node, y, "operand"), minus)
+    kind = "sub" if minus else "add"
+    try:
+        return _sum(b, node, integers(b, node, x, "operand"), integers(b, node, y, "operand"), minus)
+    except Unrepresentable as reason:
+        return _paired(x, y, kind, reason)
+
+
+def _paired(x: Value | None, y: Value | None, kind: str, reason: Unrepresentable) -> Value:
+    """Two tensors of few integers each: a table may say what their quantized sum or product is."""
+    if not (isinstance(x, Wire) and isinstance(y, Wire) and x.is_per_tensor and y.is_per_tensor):
+        raise reason
+    if x.is_constant or y.is_constant:
+        raise reason
+    if (max(x.span, y.span) if x.tensor == y.tensor else x.span * y.span) > LONGEST_TABLE:
+        raise reason
+    return Pair(x, y, kind, np.broadcast_shapes(x.shape, y.shape), reason)
 
 
 def _plus_codes(b: Builder, node: ir.Node, x: Wire, bias: Wire, minus: bool) -> Value:
@@ -147,7 +170,10 @@ def _mul(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
         ):
             return replace(x, ops=x.ops[:-1])
         return append(b, node, x, FloatOp("mul", (constant,)))
-    return _product(b, node, integers(b, node, x, "operand"), integers(b, node, y, "operand"))
+    try:
+        return _product(b, node, integers(b, node, x, "operand"), integers(b, node, y, "operand"))
+    except Unrepresentable as reason:
+        return _paired(x, y, "mul", reason)
 
 
 def _product(b: Builder, node: ir.Node, x: Wire, y: Wire) -> Value:
@@ -202,6 +228,20 @@ def _leaky(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
     return append(b, node, values[0], FloatOp("leaky_relu", (), slope))
 
 
+def _gelu(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
+    tanh = "approximate" in node.attributes and node.attributes["approximate"].as_string() == "tanh"
+    assert values[0] is not None
+    return append(b, node, values[0], FloatOp("gelu_tanh" if tanh else "gelu"))
+
+
+def _hard_sigmoid(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
+    slope = node.attributes["alpha"].as_float() if "alpha" in node.attributes else 0.2
+    if abs(slope - 1 / 6) > 1e-6 or ("beta" in node.attributes and node.attributes["beta"].as_float() != 0.5):
+        raise Unrepresentable("E04", f"a hard sigmoid of slope {slope}", "torch's, of slope 1/6", "use nn.Hardsigmoid")
+    assert values[0] is not None
+    return append(b, node, values[0], FloatOp("hard_sigmoid"))
+
+
 def _clip(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
     ends: list[Array] = []
     for i, default in ((1, -np.inf), (2, np.inf)):
@@ -236,6 +276,10 @@ RULES: dict[tuple[str, str], Rule] = {
     ("", "Neg"): _unary("neg"),
     ("", "Sigmoid"): _unary("sigmoid"),
     ("", "Tanh"): _unary("tanh"),
+    ("", "Abs"): _unary("abs"),
+    ("", "HardSwish"): _unary("hard_swish"),
+    ("", "HardSigmoid"): _hard_sigmoid,
+    ("", "Gelu"): _gelu,
     ("", "LeakyRelu"): _leaky,
     ("", "Clip"): _clip,
     ("", "BatchNormalization"): _batch_norm,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from brevitas.export.integer.builder import Builder, Unrepresentable
-from brevitas.export.integer.values import Array, Constant, FloatValue, Value, Wire, compressed
+from brevitas.export.integer.values import Array, Constant, FloatValue, Pair, Value, Wire, compressed
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -28,6 +28,8 @@ def integers(b: Builder, node: ir.Node, value: Value | None, what: str) -> Wire:
             if what == "weight"
             else "put QuantIdentity(return_quant_tensor=True) before the layer, or set its input_quant",
         )
+    if isinstance(value, Pair):
+        raise value.reason
     assert isinstance(value, Wire)
     while value.ops:
         op = value.ops[0]

@@ -74,6 +74,13 @@ def _max_pool(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
         geometry = Geometry(x.shape[2:], (1,) * rank, x.shape[2:], (1,) * rank, (1,) * rank, (0,) * rank, (1,) * rank)
     else:
         geometry = _geometry(node, x.shape)
+    if not x.is_monotone:
+        raise Unrepresentable(
+            "E04",
+            f"a max pool after {x.ops[-1].kind}, which turns",
+            "a function that never falls or never rises",
+            "quantize before the pool",
+        )
     parameters = [x.scale, x.zero, *(c for op in x.ops for c in op.constants)]
     _spatially_constant(node, parameters)
     sign = compressed(x.direction())

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from brevitas.export import graph as g
 from brevitas.export.integer.builder import Builder, Rule, Unrepresentable
-from brevitas.export.integer.floatops import ROUND, quantized
+from brevitas.export.integer.floatops import ROUND, FloatOp, apply_exactly, quantized, scaled
 from brevitas.export.integer.multiplier import find_multiplier
 from brevitas.export.integer.network import Border
 from brevitas.export.integer.thresholds import Chain, NotMonotoneError, find_thresholds
-from brevitas.export.integer.values import Array, Claim, Constant, FloatValue, Unknown, Value, Wire, aligned, compressed
+from brevitas.export.integer.values import (
+    Array,
+    Claim,
+    Constant,
+    FloatValue,
+    Pair,
+    Unknown,
+    Value,
+    Wire,
+    aligned,
+    compressed,
+)
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -20,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["RULES"]
 
 WIDEST = 16
+LONGEST = 2**24  # entries of all rows of a table
 
 
 def _quantize(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
@@ -51,7 +64,9 @@ def _quantize(b: Builder, node: ir.Node, values: list[Value | None]) -> Value:
             Border("quantize", x.tensor, name, shape, a, (scale, zero), q.name, int(g.meta(node, g.CALL, "0")))
         )
     elif isinstance(x, Wire) and b.requantize is not None:
-        name = _requantized(b, node, x, q)
+        name = _requantized(b, node, x, q) if x.is_monotone else _looked_up(b, node, x, q)
+    elif isinstance(x, Pair) and b.requantize is not None:
+        name = _looked_up_pair(b, node, x, q)
     else:
         name = _fresh(b, node.name or q.name)  # bounds alone
     return b.wire(name, shape, scale, zero, low, high, claim=_claim(q))
@@ -105,6 +120,7 @@ def _requantized(b: Builder, node: ir.Node, x: Wire, q: g.Quantizer) -> str:
             "set bit_width to 16 or less",
         )
     chain = Chain(x, q)
+    _short_enough(len(chain.sign) * 2**q.bits, "thresholds")
     try:
         thresholds = find_thresholds(chain)
     except NotMonotoneError as error:
@@ -120,6 +136,59 @@ def _requantized(b: Builder, node: ir.Node, x: Wire, q: g.Quantizer) -> str:
             op, attributes, arrays, deviation = found
             b.deviations.append(deviation)
     return b.emit(op, node, [x.tensor], attributes=attributes, arrays=arrays, quantizer=q.name)
+
+
+def _short_enough(entries: int, what: str) -> None:
+    if entries > LONGEST:
+        raise Unrepresentable(
+            "E25", f"{entries} {what}", f"at most {LONGEST}", "use fewer bits, or one scale for all channels"
+        )
+
+
+def _looked_up(b: Builder, node: ir.Node, x: Wire, q: g.Quantizer) -> str:
+    """The step that finds codes in a table with an entry for every integer, for functions that turn."""
+    chain = Chain(x, q)
+    sizes = chain.most - chain.least + 1
+    _short_enough(len(sizes) * int(sizes.max()), f"entries in a table for {x.ops[-1].kind}")
+    integers = np.minimum(chain.least + np.arange(int(sizes.max())), chain.most)
+    arrays = {"table": chain.codes(integers), "rows": chain.rows, "lows": chain.least[:, 0]}
+    return b.emit("table", node, [x.tensor], arrays=arrays, quantizer=q.name)
+
+
+def _looked_up_pair(b: Builder, node: ir.Node, pair: Pair, q: g.Quantizer) -> str:
+    """The same for a sum or product of two tensors: an entry for every pair of integers."""
+    if any(np.asarray(a).size != 1 for a in (q.scale, q.zero_point)) or q.truncated is not None:
+        raise pair.reason
+    lows = [int(w.low.min()) for w in (pair.left, pair.right)]
+    integers = [np.arange(low, low + w.span)[None] for low, w in zip(lows, (pair.left, pair.right), strict=True)]
+    same = pair.left.tensor == pair.right.tensor
+    left, right = (_values(w, i) for w, i in zip((pair.left, pair.right), integers, strict=True))
+    if not same:
+        left, right = left[0][:, None], right
+    joined = {"add": np.add, "sub": np.subtract, "mul": np.multiply}[pair.kind](left, right)
+    shape = joined.shape
+    x = apply_exactly(pair.ops, joined.reshape(1, -1), _scalars(pair.ops))
+    if q.is_bipolar:
+        codes = np.where(x >= 0, 1, -1)
+    else:
+        codes = quantized(x, q.scale.reshape(()), q.zero_point.reshape(()), *q.range, q.rounding)
+    table = codes.reshape(shape)
+    if same:
+        arrays = {"table": table, "rows": np.zeros((1,) * len(pair.shape), np.int64), "lows": np.asarray(lows[:1])}
+        return b.emit("table", node, [pair.left.tensor], arrays=arrays, quantizer=q.name)
+    attributes = {"low": lows[0], "low_y": lows[1]}
+    inputs = [pair.left.tensor, pair.right.tensor]
+    return b.emit("table", node, inputs, attributes=attributes, arrays={"table": table}, quantizer=q.name)
+
+
+def _values(wire: Wire, integers: Array) -> Array:
+    """Float values of integers, (1, n), of a wire with one set of numbers."""
+    x = scaled(integers - wire.zero.reshape(()), wire.scale.reshape(()))
+    return apply_exactly(wire.ops, x, _scalars(wire.ops))
+
+
+def _scalars(ops: Sequence[FloatOp]) -> list[list[Array]]:
+    return [[c.reshape(1, 1) for c in op.constants] for op in ops]
 
 
 RULES: dict[tuple[str, str], Rule] = {
