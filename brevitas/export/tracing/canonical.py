@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -149,8 +150,8 @@ def _attach_records(model: ir.Model, records: Sequence[Record]) -> None:
 def _constant(
     model: ir.Model, made: dict[tuple[str, bytes, tuple[int, ...]], ir.Value], name: str, tensor: Tensor
 ) -> ir.Value:
-    array = tensor.detach().cpu().to(torch.float32).numpy().copy(order="C")
-    key = (name, array.tobytes(), array.shape)
+    array = np.asarray(tensor.detach().cpu().to(torch.float32).numpy(), order="C")
+    key = (name, hashlib.sha256(array).digest(), array.shape)
     if key not in made:
         made[key] = add_initializer(model, name, array)
     return made[key]

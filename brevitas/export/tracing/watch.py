@@ -38,8 +38,18 @@ def named_quantizers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def private_copy(model: nn.Module) -> nn.Module:
-    """A deep copy on the CPU in eval mode, without gradients: ours to change."""
-    copied = copy.deepcopy(uncompiled(model)).cpu().eval().requires_grad_(False)
+    """A copy on the CPU in eval mode, without gradients: ours to change, but for the values of its parameters.
+
+    Parameters on the CPU share their memory with those of ``model``, so that a copy costs little; a forward in eval
+    mode does not write to parameters.
+    """
+    model = uncompiled(model)
+    shared = {
+        id(p): nn.Parameter(p.detach(), requires_grad=False)
+        for p in model.parameters()
+        if type(p) is nn.Parameter and p.device.type == "cpu"
+    }
+    copied = copy.deepcopy(model, shared).cpu().eval().requires_grad_(False)
     for _, module in named_quantizers(copied):
         if hasattr(module, "_warned"):  # the export has a warning of its own for quantizers without statistics
             setattr(module, "_warned", True)  # noqa: B010

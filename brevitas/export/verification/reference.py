@@ -79,7 +79,7 @@ class MagnitudeModel(Watched):
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is not None:
                 module.forward = functools.partial(_absolute_batch_norm, module)  # type: ignore[method-assign]
             for parameter in module.parameters(recurse=False):
-                parameter.abs_()
+                parameter.data = parameter.abs()
 
     def run(self, inputs: Sequence[Any], recording: Recording) -> dict[tuple[str, int], Tensor]:
         """Magnitudes in real units, float64, by (quantizer, call)."""
