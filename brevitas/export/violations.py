@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from brevitas.errors import ExportError, MissingPackageError
 
@@ -53,6 +53,7 @@ class Violation:
 
     ``code`` is a key of :data:`CODES`; ``target`` the target's key; ``layer`` the qualified name ('' is the model
     itself) and ``layer_class`` its class, both ``None`` where no layer is meant (``place`` then says what is).
+    ``cause`` is the exception behind it, where there was one.
     """
 
     code: str
@@ -64,6 +65,7 @@ class Violation:
     layer_class: str | None = None
     place: str = "call of export"
     quantizer: str | None = None
+    cause: BaseException | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse codes that the table does not hold."""
@@ -104,7 +106,7 @@ class ExportViolationError(ExportError):
 
     def __reduce__(self) -> tuple[type, tuple[tuple[Violation, ...]]]:
         """Pickle by the violations, from which the message is made."""
-        return type(self), (self.violations,)
+        return type(self), (tuple(replace(v, cause=None) for v in self.violations),)
 
 
 class MissingExportPackageError(ExportViolationError, MissingPackageError):
@@ -119,4 +121,4 @@ def raise_violations(violations: Iterable[Violation]) -> None:
         if v.is_warning:
             warnings.warn(str(v), ExportWarning, stacklevel=3)
     if errors:
-        raise ExportViolationError(errors)
+        raise ExportViolationError(errors) from next((v.cause for v in errors if v.cause is not None), None)

@@ -6,7 +6,7 @@ from export_networks import op_types
 from torch import nn
 
 from brevitas import quant
-from brevitas.errors import ExportError
+from brevitas.errors import ExportError, ShapeError
 from brevitas.export import QONNXManager, StdONNXManager, export_torch_qop, verify
 from brevitas.nn import QuantIdentity, QuantLinear
 
@@ -72,8 +72,13 @@ def test_several_inputs(model):
 
 
 def test_a_forward_that_fails_names_the_layer_and_both_sizes(model, tmp_path):
-    with pytest.raises(ExportError, match=r"E01 .*QuantLinear 'fc'.*shape \(2, 5\).*2x5 and 4x3.*model.eval\(\)"):
-        StdONNXManager.export(model, input_shape=(2, 5), export_path=tmp_path / "model.onnx")
+    path = tmp_path / "model.onnx"
+    with pytest.raises(ShapeError, match=r"QuantLinear 'fc'.*\(2, 5\).*in_features=4"):
+        StdONNXManager.export(model, input_shape=(2, 5), export_path=path)
+    plain = nn.Sequential(QuantIdentity(), nn.Linear(4, 3)).eval()
+    with pytest.raises(ExportError, match=r"E01 .*Linear '1'.*shape \(2, 5\).*2x5 and 4x3.*model.eval\(\)") as caught:
+        StdONNXManager.export(plain, input_shape=(2, 5), export_path=path)
+    assert isinstance(caught.value.__cause__, RuntimeError)
     assert not list(tmp_path.iterdir())
 
 

@@ -104,7 +104,7 @@ def _recorded(model: nn.Module, inputs: Sequence[Any], target: str) -> Recording
         fix = "pass inputs that the model takes, as model.eval()(...) shows"
         cls = type(recorder.model.get_submodule(layer)).__name__
         required = "inputs that the model takes"
-        found = Violation("E01", target, what, required, fix, layer=layer, layer_class=cls)
+        found = Violation("E01", target, what, required, fix, layer=layer, layer_class=cls, cause=error)
         raise ExportViolationError([found]) from error
 
 
@@ -146,6 +146,7 @@ def _untraceable(model: nn.Module, target: str, error: BaseException, dynamic: b
                 fix,
                 layer="",
                 layer_class=type(model).__name__,
+                cause=error,
             )
         ]
     )
