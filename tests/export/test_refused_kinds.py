@@ -19,20 +19,6 @@ def test_groups_are_refused(manager, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("manager", [StdONNXManager, QONNXManager])
-def test_minifloats_are_refused(manager):
-    model = nn.Sequential(
-        QuantIdentity(quant.Fp8e4m3OCPActPerTensorFloat),
-        QuantLinear(8, 3, weight_quant=quant.Fp8e4m3OCPWeightPerTensorFloat),
-    )
-    model(torch.randn(4, 8))
-    with pytest.raises(ExportError) as caught:
-        manager.export(model.eval(), input_shape=(1, 8))
-    text = str(caught.value)
-    assert "QuantIdentity '0'" in text and "QuantLinear '1'" in text and text.count("E24") == 2
-    assert "minifloat" in text and "integer preset" in text
-
-
 def test_binary_activations_are_refused_where_there_is_no_operator_for_them():
     model = nn.Sequential(QuantIdentity(quant.SignedBinaryActPerTensorConst, return_quant_tensor=True))
     with pytest.raises(ExportError, match="E24 .*QuantIdentity '0'.*binary codes, -1 and \\+1.*'qonnx'"):

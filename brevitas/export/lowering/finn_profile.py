@@ -43,7 +43,7 @@ def _factor_scale(model: ir.Model, q: g.Quantizer) -> None:
     name, scale = node.name or q.name, node.inputs[1]
     codes = make_node(
         "BipolarQuant",
-        [node.inputs[0], add_initializer(model, f"{name}_one", np.float32(1.0))],
+        [node.inputs[0], add_initializer(model, f"{name}_one", np.ones((), np.float32))],
         name=name,
         like=out,
         domain=g.DOMAIN,
@@ -99,7 +99,7 @@ def _lower_truncation(model: ir.Model, q: g.Quantizer) -> None:
     meta = {k: v for k, v in node.metadata_props.items() if k in (g.LAYER, g.CLASS)}
     summed = make_node(
         "Mul",
-        [node.inputs[0], add_initializer(model, f"{base}_window", area)],
+        [node.inputs[0], add_initializer(model, f"{base}_window", np.asarray(area, np.float32))],
         name=f"{name}.sum",
         like=out,
         meta=meta,
@@ -117,7 +117,7 @@ def _lower_truncation(model: ir.Model, q: g.Quantizer) -> None:
         attributes={"rounding_mode": q.rounding},
         meta=meta,
     )
-    factor = np.float32(2.0 ** pool.removed_bits() / pool.area)
+    factor = np.asarray(2.0 ** pool.removed_bits() / pool.area, np.float32)
     scaled = make_node(
         "Mul",
         [truncated.outputs[0], add_initializer(model, f"{base}_factor", factor)],

@@ -114,7 +114,7 @@ def find_fused(model: ir.Model) -> Iterator[Fused]:
 
 def _fused(model: ir.Model, node: ir.Node, data: ir.Value, weight: Operand) -> Fused:
     source = g.source_quantizer(data)
-    given = None if source is None else g.Quantizer.read(source)
+    given = None if source is None or source.op_type not in g.KINDS else g.Quantizer.read(source)
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     value = node.outputs[0]
     between: list[ir.Node] = []

@@ -241,6 +241,8 @@ def requantize_operands(model: ir.Model, through: Collection[str] = ()) -> None:
             source = g.source_quantizer(value)
             if value is None or source is None or source is _producer(value, through):
                 continue
+            if source.op_type not in g.KINDS:
+                continue
             q = g.Quantizer.read(source)
             if q.is_parameter or q.varying_dims or q.is_bipolar:
                 continue

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from brevitas.export import graph as g
+from brevitas.export.minifloat import FLOAT_QUANT, FloatQuantizer, float_quantizers
 from brevitas.export.violations import Violation
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ __all__ = ["at", "common_violations", "input_violations"]
 _STANDARD = ("", "ai.onnx", g.DOMAIN)
 
 
-def at(q: g.Quantizer, code: str, target: str, found: str, required: str, fix: str) -> Violation:
+def at(q: g.Quantizer | FloatQuantizer, code: str, target: str, found: str, required: str, fix: str) -> Violation:
     """A violation by one quantizer."""
     return Violation(
         code,
@@ -35,10 +36,14 @@ def at(q: g.Quantizer, code: str, target: str, found: str, required: str, fix: s
     )
 
 
-def common_violations(model: ir.Model, target: str) -> Iterator[Violation]:
-    """Operators and quantizers that no target can take as they are, and W30."""
+def common_violations(model: ir.Model, target: str, minifloats: bool = False) -> Iterator[Violation]:
+    """Operators and quantizers that no target can take as they are, and W30.
+
+    ``minifloats``: whether the target takes some of them, and says itself which it refuses.
+    """
+    known = (*g.KINDS, FLOAT_QUANT)
     for node in model.graph:
-        if node.domain not in _STANDARD or (node.domain == g.DOMAIN and node.op_type not in g.KINDS):
+        if node.domain not in _STANDARD or (node.domain == g.DOMAIN and node.op_type not in known):
             yield Violation(
                 "E04",
                 target,
@@ -69,14 +74,40 @@ def common_violations(model: ir.Model, target: str) -> Iterator[Violation]:
                 "set bit_width to 2 or more",
             )
         if g.meta(q.node, g.COLLECTED) == "0":
+            yield _never_collected(q, target)
+    for f in float_quantizers(model):
+        unsupported = g.meta(f.node, g.UNSUPPORTED)
+        if unsupported:
             yield at(
-                q,
-                "W30",
+                f,
+                "E26" if "groups" in unsupported else "E24",
                 target,
-                "runtime statistics that were never collected (the threshold is the initial 1)",
-                "collected statistics",
-                "run training or calibration first",
+                f"minifloats with {unsupported}" if "groups" in unsupported else unsupported,
+                "signed minifloats with one scale, or one a channel",
+                "use a preset ...PerTensorFloat or ...PerChannelFloat of brevitas.quant",
             )
+        elif not minifloats:
+            yield at(
+                f,
+                "E24",
+                target,
+                "minifloat values",
+                "integer quantization",
+                "use an integer preset of brevitas.quant",
+            )
+        if g.meta(f.node, g.COLLECTED) == "0":
+            yield _never_collected(f, target)
+
+
+def _never_collected(q: g.Quantizer | FloatQuantizer, target: str) -> Violation:
+    return at(
+        q,
+        "W30",
+        target,
+        "runtime statistics that were never collected (the threshold is the initial 1)",
+        "collected statistics",
+        "run training or calibration first",
+    )
 
 
 def input_violations(model: ir.Model, target: str) -> list[Violation]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from brevitas.export import graph as g
 from brevitas.export.lowering.pools import Pool
+from brevitas.export.minifloat import float_quantizers
 from brevitas.export.targets.common import SPOKEN, at
 from brevitas.export.violations import Violation
 
@@ -47,6 +48,8 @@ def profile_violations(model: ir.Model) -> Iterator[Violation]:
             yield from _pool_violations(q)
         elif not q.is_parameter:
             yield from _activation_violations(q)
+    for f in float_quantizers(model):
+        yield at(f, "E24", KEY, "minifloat values", f"integers{_FOR}", "use an integer preset of brevitas.quant")
     if quantizers and all(q.is_bipolar for q in quantizers):
         yield at(
             quantizers[0],

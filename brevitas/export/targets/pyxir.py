@@ -10,6 +10,7 @@ import numpy as np
 from brevitas.export import graph as g
 from brevitas.export.lowering.dpu import FixedPointGraph, position_of
 from brevitas.export.lowering.integer import quantize_inputs
+from brevitas.export.minifloat import float_quantizers
 from brevitas.export.targets import Target
 from brevitas.export.targets.common import at, common_violations
 from brevitas.export.violations import Violation
@@ -27,6 +28,8 @@ def dpu_target(key: str, title: str, pads_are_nodes: bool) -> Target:
 
     def check(model: ir.Model, options: Mapping[str, Any]) -> list[Violation]:
         found = list(common_violations(model, key))
+        if next(float_quantizers(model), None) is not None:
+            return found  # refused; what is below reads integer grids
         copy = model.clone()
         quantize_inputs(copy)
         graph = FixedPointGraph(copy, pads_are_nodes)

@@ -7,13 +7,14 @@ activation   QuantizeLinear -> [Clip where the codes do not fill the storage typ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from brevitas.export import graph as g
 from brevitas.export.lowering.build import drop_unused_initializers
+from brevitas.export.lowering.float8 import lower_float8
 from brevitas.export.lowering.integer import (
     dequantize_parameter,
     grid_names,
@@ -23,6 +24,7 @@ from brevitas.export.lowering.integer import (
 )
 from brevitas.export.lowering.pattern import on_accumulator_grid
 from brevitas.export.lowering.truncation import lower_truncation
+from brevitas.export.minifloat import FloatQuantizer, float_quantizers
 from brevitas.export.targets import Target
 from brevitas.export.targets.common import SPOKEN, at, common_violations, input_violations
 from brevitas.export.violations import Violation
@@ -34,17 +36,60 @@ __all__ = ["TARGET", "check", "lower", "quantizer_violations"]
 
 KEY = "qdq"
 WIDE_OPSET = 21
+FLOAT8_OPSET = 19
 
 
 def check(model: ir.Model, options: Mapping[str, Any]) -> list[Violation]:
     """Rules of the target."""
-    found = list(common_violations(model, KEY))
+    found = list(common_violations(model, KEY, minifloats=True))
     requested = options.get("opset_version")
+    for f in float_quantizers(model):
+        if not g.meta(f.node, g.UNSUPPORTED):
+            found.extend(_float8_violations(f, requested))
     for q in g.quantizers(model):
         if not g.meta(q.node, g.UNSUPPORTED):
             found.extend(quantizer_violations(q, KEY, requested))
     found.extend(input_violations(model, KEY))
     return found
+
+
+def _float8_violations(f: FloatQuantizer, requested: int | None) -> Iterator[Violation]:
+    if f.format.onnx_type is None:
+        yield at(
+            f,
+            "E24",
+            KEY,
+            f"minifloat values {f.format.name}",
+            "integers, or numbers of an ONNX type: e4m3 or e5m2, OCP or FNUZ",
+            "use an integer preset, or Fp8e4m3OCP..., Fp8e5m2OCP..., Fp8e4m3FNUZ..., Fp8e5m2FNUZ... of brevitas.quant",
+        )
+    elif requested is not None and requested < FLOAT8_OPSET:
+        yield at(
+            f,
+            "E05",
+            KEY,
+            f"8-bit floats at opset {requested}",
+            f"opset {FLOAT8_OPSET} or newer",
+            f"pass opset_version={FLOAT8_OPSET}, or leave it out",
+        )
+    if f.rounding != "ROUND" and not f.is_parameter:
+        yield at(
+            f,
+            "E27",
+            KEY,
+            f"rounding {SPOKEN.get(f.rounding, f.rounding)}",
+            "ROUND (half to even)",
+            "set float_to_int_impl_type='round'",
+        )
+    if len(f.varying_dims) > 1:
+        yield at(
+            f,
+            "E26" if f.is_parameter else "E12",
+            KEY,
+            f"a scale of shape {f.scale.shape}",
+            "values that vary along one dimension at most",
+            "use a preset ...PerTensorFloat or ...PerChannelFloat",
+        )
 
 
 def quantizer_violations(q: g.Quantizer, key: str, requested: int | None = None, widest: int = 16) -> list[Violation]:
@@ -150,6 +195,8 @@ def lower(model: ir.Model, options: Mapping[str, Any]) -> ir.Model:
         if fields is not None:
             integer_input(model, index, fields)
     requantize_operands(model)
+    for f in list(float_quantizers(model)):
+        lower_float8(model, f)
     todo = [(q, grid_names(q)) for q in g.quantizers(model)]
     on_grid = {q.name for q, _ in todo if q.role == "bias" and on_accumulator_grid(model, q)}
     for q, _ in todo:  # frees the names of the float zero points for the integer ones

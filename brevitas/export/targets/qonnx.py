@@ -5,7 +5,7 @@ The canonical graph is already in this dialect; what is left are the forms that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from brevitas.export import graph as g
 from brevitas.export.lowering.build import add_initializer, insert_before, make_node, redirect, remove_if_unused
 from brevitas.export.lowering.finn_profile import TRUNC_VERSION, apply_profile
+from brevitas.export.minifloat import FloatQuantizer, float_quantizers
 from brevitas.export.targets import Target
 from brevitas.export.targets.common import at, common_violations
 from brevitas.export.targets.finn_profile import profile_violations
@@ -30,7 +31,9 @@ CONSUMERS = (None, "finn")
 
 def check(model: ir.Model, options: Mapping[str, Any]) -> list[Violation]:
     """Rules of the dialect, and those of the consumer that is named."""
-    found = list(common_violations(model, KEY))
+    found = list(common_violations(model, KEY, minifloats=True))
+    for f in float_quantizers(model):
+        found.extend(_minifloat_violations(f))
     consumer = options.get("consumer")
     if consumer not in CONSUMERS:
         found.append(
@@ -79,6 +82,27 @@ def check(model: ir.Model, options: Mapping[str, Any]) -> list[Violation]:
                 )
             )
     return found
+
+
+def _minifloat_violations(f: FloatQuantizer) -> Iterator[Violation]:
+    if len(f.varying_dims) > 1:
+        yield at(
+            f,
+            "E26",
+            KEY,
+            f"a scale that varies along {len(f.varying_dims)} dimensions",
+            "one scale, or one a channel",
+            "use a preset ...PerTensorFloat or ...PerChannelFloat",
+        )
+    if f.rounding not in ROUNDING:
+        yield at(
+            f,
+            "E27",
+            KEY,
+            f"rounding {f.rounding}",
+            "ROUND, CEIL, FLOOR or ROUND_TO_ZERO",
+            "set float_to_int_impl_type='round' in the quantizer",
+        )
 
 
 def lower(model: ir.Model, options: Mapping[str, Any]) -> ir.Model:

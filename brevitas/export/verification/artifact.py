@@ -18,8 +18,8 @@ import numpy as np
 
 from brevitas.errors import ExportError
 from brevitas.export import graph as g
-from brevitas.export.minifloat import FLOAT_QUANT
 from brevitas.export.lowering.integer import PERM
+from brevitas.export.minifloat import FLOAT_QUANT
 
 if TYPE_CHECKING:
     import onnx
@@ -262,7 +262,9 @@ def _stored(entry: dict[str, Any], constants: dict[str, onnx.TensorProto]) -> Pa
 
     stored = onnx.numpy_helper.to_array(constants[entry["initializer"]])
     if "scale" in entry:  # real values
-        return Parameter((entry["quantizer"], entry["call"]), g.to_codes(stored, entry["scale"], 0.0))
+        return Parameter(
+            (entry["quantizer"], entry["call"]), g.to_codes(stored, np.asarray(entry["scale"]), np.zeros(()))
+        )
     codes = stored.astype(np.int64) - entry["offset"]
     if entry["perm"] is not None:
         codes = codes.transpose(np.argsort(entry["perm"]))
