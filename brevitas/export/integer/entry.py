@@ -106,10 +106,10 @@ def canonical_graph(
     model, given = by_position(model, given)
     read, wrong = read_inputs(KEY, None if input_shape is None else tuple(input_shape), given)
     raise_violations([*found, *wrong])
-    if one:
+    graph = capture(model, [_sample(x, slice(0, 1)) for x in read] if one else read, target=KEY, input_names=names)
+    if one:  # after the capture, which says what is wrong with a model that does not run
         raise_violations(_mixed_samples(model, read))
-        read = [_sample(x, slice(0, 1)) for x in read]
-    return capture(model, read, target=KEY, input_names=names)
+    return graph
 
 
 def _as_tensors(x: Any) -> Any:
@@ -131,13 +131,14 @@ def _sample(x: Any, where: slice) -> Any:
 def _mixed_samples(model: nn.Module, inputs: Sequence[Any]) -> list[Violation]:
     """A model that gives for the last sample alone something else than in the batch: dimension 0 is no batch."""
     from brevitas.export.tracing.canonical import flat_outputs
-    from brevitas.export.tracing.watch import float_value, private_copy
+    from brevitas.export.tracing.watch import float_value
+    from brevitas.graph.copies import private_copy
 
     sizes = {float_value(x).shape[0] for x in inputs if float_value(x).ndim}
     if len(sizes) != 1 or sizes == {1}:
         return []
     (size,) = sizes
-    copy = private_copy(model)
+    copy = private_copy(model, share_parameters=True).cpu()
     with torch.no_grad():
         batch, alone = (
             [float_value(y) for y in flat_outputs(copy(*(_sample(x.cpu(), part) for x in inputs)))]

@@ -164,21 +164,24 @@ def test_layers_without_integers_have_no_row():
     assert report["fc"].maximum.tolist() == np.maximum(codes * low, codes * high).sum(1).tolist()
 
 
-def test_exports_are_annotated():
+def test_exports_are_annotated_in_every_target():
+    act, weight = quant.Int8ActPerTensorFixedPoint, quant.Int8WeightPerTensorFixedPoint
+    options = {"weight_quant": weight, "bias": False, "output_quant": act, "return_quant_tensor": True}
     model = nn.Sequential(
-        QuantIdentity(return_quant_tensor=True), QuantConv2d(2, 3, 3, padding=1, bias=False), nn.Flatten(),
-        QuantIdentity(return_quant_tensor=True), QuantLinear(48, 4),
+        QuantIdentity(act, return_quant_tensor=True), QuantConv2d(2, 3, 3, padding=1, **options), nn.Flatten(),
+        QuantLinear(48, 4, **options),
     )  # fmt: skip
     model.train()(torch.randn(8, 2, 4, 4))
     graph = capture(model.eval(), [torch.zeros(1, 2, 4, 4)])
     expected = {r.layer: f"{r.low},{r.high},{r.bits}" for r in overflow(graph)}
-    for target in ("qdq", "qonnx"):
+    assert set(expected) == {"1", "3"}
+    for target in ("dpuv1", "dpuv2", "finn", "qdq", "qonnx", "qop"):
         found = {}
         for node in lower(graph, target).graph.node:
             props = {p.key: p.value for p in node.metadata_props}
             if "brevitas.accumulator" in props:
                 found[props["brevitas.layer"]] = props["brevitas.accumulator"]
-        assert found == expected and set(found) == {"1", "4"}
+        assert found == expected, target
     for manager in (StdONNXManager, QONNXManager):
         proto = manager.export(model, (2, 2, 4, 4))
         notes = [p.value for n in proto.graph.node for p in n.metadata_props if p.key == "brevitas.accumulator"]

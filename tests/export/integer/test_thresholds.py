@@ -11,6 +11,7 @@ from integer_graphs import ROUND, ConvNet, quantized
 
 from brevitas.errors import ExportError
 from brevitas.export import to_integer
+from brevitas.export.integer.floatops import KINDS, FloatOp
 
 
 def scalar_net(make, scale, low_high=(-4, 4), out=(0.5, 3, True), rounding="ROUND", zero=0, weight=1, channels=1):
@@ -163,6 +164,23 @@ def test_pairs_of_unrelated_scales_are_tables(op):
     v = torch.tanh(torch.from_numpy(q).float() * np.float32(0.07))
     joined = {"Add": torch.add, "Sub": torch.sub, "Mul": torch.mul}[op](u, v) * np.float32(0.9)
     assert np.array_equal(net.run(p, q).codes["r.out"], quantized(joined, 0.09, -1, -16, 15).numpy())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numpy_and_torch_compute_the_same_function(kind):
+    """NumPy dequantizes outputs, torch decides thresholds."""
+    rng = np.random.default_rng(0)
+    count = {"add": 1, "mul": 1, "div": 1, "mean": 1, "clip": 2, "batch_norm": 4}.get(kind, 0)
+    constants = [np.sort(rng.uniform(0.5, 2, (3, 1)).astype(np.float32) + i, axis=0) for i in range(count)]
+    x = rng.normal(0, 3, (3, 1000)).astype(np.float32)
+    op = FloatOp(kind, tuple(constants), {"leaky_relu": 0.1, "batch_norm": 1e-5}.get(kind, 0.0))
+    ours, exact = op.numpy(x), op.exact(x, constants)
+    assert ours.dtype == exact.dtype == np.float32 and np.abs(ours - exact).max() < 4e-6
+    if op.is_monotone:
+        order = np.argsort(x, axis=1)
+        assert (
+            np.diff(np.take_along_axis(exact, order, 1), axis=1) * np.broadcast_to(op.direction(), (3, 1)) >= 0
+        ).all()
 
 
 def test_thresholds_beyond_reach_are_never_met():
