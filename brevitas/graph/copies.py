@@ -39,9 +39,18 @@ def uncompiled(model: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else model
 
 
-def private_copy(model: nn.Module) -> nn.Module:
-    """A deep copy in eval mode, without gradients: ours to change."""
-    copied = copy.deepcopy(uncompiled(model)).eval()
+def private_copy(model: nn.Module, share_parameters: bool = False) -> nn.Module:
+    """A copy in eval mode, without gradients: ours to change.
+
+    With ``share_parameters``, those on the CPU are the same memory, which must not be written to; the copy then costs
+    little, and a forward in eval mode writes to no parameter.
+    """
+    model = uncompiled(model)
+    shared: dict[int, Any] = {}
+    if share_parameters:
+        own = [p for p in model.parameters() if type(p) is nn.Parameter and p.device.type == "cpu"]
+        shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in own}
+    copied = copy.deepcopy(model, shared).eval()
     for parameter in copied.parameters():
         if not is_lazy(parameter):
             parameter.requires_grad_(False)

@@ -18,8 +18,9 @@ from brevitas.export.torchscript.program import Quantized, quantized_module
 from brevitas.export.tracing.keywords import by_position
 from brevitas.export.tracing.record import Record, Recorder
 from brevitas.export.tracing.replay import drop_assertions, quiet, trace_program
-from brevitas.export.tracing.watch import exclusive, uncompiled
+from brevitas.export.tracing.watch import exclusive
 from brevitas.export.violations import ExportViolationError, Violation, raise_violations
+from brevitas.graph.copies import uncompiled
 from brevitas.quant_tensor import QuantTensor
 from injector import suggest
 

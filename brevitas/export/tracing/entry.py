@@ -15,8 +15,8 @@ from brevitas.export import graph as g
 from brevitas.export.tracing.canonical import canonicalize, flat_outputs
 from brevitas.export.tracing.record import Recorder, Recording
 from brevitas.export.tracing.replay import ReplayMismatchError, trace
-from brevitas.export.tracing.watch import uncompiled
 from brevitas.export.violations import ExportViolationError, Violation
+from brevitas.graph.copies import uncompiled
 
 if TYPE_CHECKING:
     import onnx_ir as ir

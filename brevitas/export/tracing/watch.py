@@ -6,7 +6,6 @@ Two things quantize: the proxies of layers, and :meth:`QuantTensor.requantize`, 
 
 from __future__ import annotations
 
-import copy
 import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,19 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from brevitas.graph.copies import is_quantizer, private_copy
 from brevitas.quant_tensor import QuantTensor
 from brevitas.utils.module_path import roots_on_stack
 
-__all__ = ["Watched", "activation_of", "exclusive", "float_value", "named_quantizers", "private_copy", "uncompiled"]
+__all__ = ["Watched", "activation_of", "exclusive", "float_value", "named_quantizers"]
 
 # Held by whoever redirects QuantTensor.requantize or runs torch's exporter, both of which are process-wide: exports of
 # several threads take turns, and an export inside another one passes.
 exclusive = threading.RLock()
-
-
-def is_quantizer(module: nn.Module) -> bool:
-    """True for quantizer proxies and for any module that satisfies one of the proxy protocols."""
-    return hasattr(module, "is_quant_enabled")
 
 
 def named_quantizers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -35,31 +30,6 @@ def named_quantizers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in model.named_modules():
         if is_quantizer(module) and module.is_quant_enabled:
             yield name, module
-
-
-def private_copy(model: nn.Module) -> nn.Module:
-    """A copy on the CPU in eval mode, without gradients: ours to change, but for the values of its parameters.
-
-    Parameters on the CPU share their memory with those of ``model``, so that a copy costs little; a forward in eval
-    mode does not write to parameters.
-    """
-    model = uncompiled(model)
-    shared = {
-        id(p): nn.Parameter(p.detach(), requires_grad=False)
-        for p in model.parameters()
-        if type(p) is nn.Parameter and p.device.type == "cpu"
-    }
-    copied = copy.deepcopy(model, shared).cpu().eval().requires_grad_(False)
-    for _, module in named_quantizers(copied):
-        if hasattr(module, "_warned"):  # the export has a warning of its own for quantizers without statistics
-            setattr(module, "_warned", True)  # noqa: B010
-    return copied
-
-
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The module that ``torch.compile`` wrapped, any other module as it is."""
-    inner = getattr(model, "_orig_mod", None)
-    return inner if isinstance(inner, nn.Module) else model
 
 
 def float_value(x: Any) -> Any:
@@ -83,7 +53,7 @@ class Watched:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.model = private_copy(model)
+        self.model = private_copy(model, share_parameters=True).cpu()
         # By what a module holds: torch's exporter hands out stand-ins of modules, which share it.
         self._names = {id(vars(module)): name for name, module in self.model.named_modules()}
         for name, module in named_quantizers(self.model):
