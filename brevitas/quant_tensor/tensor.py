@@ -16,6 +16,7 @@ from brevitas.function.ops_ste import binary_sign_ste, round_ste
 from brevitas.quant_tensor.bit_width import CodeRange, code_range, readable
 from brevitas.quant_tensor.checks import (
     RTOL,
+    at_least_float32,
     describe_source,
     has_data,
     require,
@@ -32,6 +33,7 @@ from injector import suggest
 __all__ = ["QuantTensor"]
 
 _FIELDS = ("value", "scale", "zero_point", "bit_width", "signed", "training")
+_SIGNIFICANT_BITS = {torch.float16: 11, torch.bfloat16: 8}
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
@@ -187,8 +189,23 @@ class QuantTensor(TensorOperators):
             largest = code.abs().max() if code.numel() else code.sum()
             fan_in = 1 if self.source is None else self.source.fan_in
             tolerance = torch.clamp(2.0**-22 * fan_in**0.5 * largest, min=0.2)
+            if self.value.dtype in _SIGNIFICANT_BITS:
+                distance = (code - self.zero_point).abs()
+                outside = outside | (distance > self._farthest_known_code())
+                rounding = distance * 2.0 ** -_SIGNIFICANT_BITS[self.value.dtype]
+                tolerance = torch.maximum(tolerance, rounding).clamp(max=0.5)
             # Written so that NaN and infinity misfit.
             return ~((position - code).abs() < tolerance) | outside
+
+    def _farthest_known_code(self) -> Tensor:
+        """How far from the zero point a 16-bit value still tells its code.
+
+        Rounding moves a value by up to 2^-p of itself, p being the significant bits: by less than half a step below
+        2^(p-1) steps. A multiple of a power of two is not rounded below 2^p.
+        """
+        bits = _SIGNIFICANT_BITS[self.value.dtype]
+        exact = torch.frexp(at_least_float32(self.scale))[0] == 0.5
+        return torch.where(exact, 2.0**bits, 2.0 ** (bits - 1))
 
     @property
     def is_valid(self) -> bool:
@@ -237,7 +254,17 @@ class QuantTensor(TensorOperators):
             f"({'signed' if self.signed else 'unsigned'}, {self.bit_width.item():g} bits). The first is "
             f"{self.value[where].item():.9g} at {where}, which is {position[where].item():.9g} in units of the grid. "
             f"Values leave the grid while quantization is delayed and behind dropout in training; otherwise scale, "
-            f"zero point, bit width or sign do not belong to this value."
+            f"zero point, bit width or sign do not belong to this value.{self._limit_of_sixteen_bits()}"
+        )
+
+    def _limit_of_sixteen_bits(self) -> str:
+        if self.value.dtype not in _SIGNIFICANT_BITS:
+            return ""
+        bits = _SIGNIFICANT_BITS[self.value.dtype]
+        return (
+            f" {str(self.value.dtype).removeprefix('torch.')} has {bits} significant bits, which tell codes up to "
+            f"{2 ** (bits - 1)} steps from the zero point apart (up to {2**bits}, if the scale is a power of two); "
+            "evaluate the model in float32 to read wider codes."
         )
 
     # --- Fields --------------------------------------------------------------------------------------------------

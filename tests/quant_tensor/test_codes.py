@@ -189,3 +189,35 @@ def test_scales_agree_to_one_in_a_hundred_thousand():
     a.check_scaling_factors_same(a.set(scale=0.5 * (1 + 0.5e-5)))
     with pytest.raises(QuantMetadataError):
         a.check_scaling_factors_same(a.set(scale=0.5 * (1 + 2e-5)))
+
+
+# Significant bits of each format, hidden one included.
+SIXTEEN_BIT = {torch.float16: 11, torch.bfloat16: 8}
+
+
+@pytest.mark.parametrize("dtype", SIXTEEN_BIT)
+@pytest.mark.parametrize("zero_point", [0, 37])
+def test_sixteen_bits_tell_every_code_that_they_can(dtype, zero_point):
+    """On scales of all mantissas: within the limit each code is read back, and one step beyond none is claimed."""
+    limit = 2 ** (SIXTEEN_BIT[dtype] - 1)
+    steps = torch.arange(-limit, limit + 1)
+    for mantissa in range(limit, 2 * limit, max(limit // 64, 1)):
+        scale = torch.tensor(mantissa / limit / 64)
+        value = (steps * scale).to(dtype)
+        qt = QuantTensor(value, scale, float(zero_point), 16.0, True)
+        assert torch.equal(qt.int(), steps.to(torch.int32) + zero_point)
+        beyond = QuantTensor(((limit + 1) * scale).to(dtype)[None], scale, float(zero_point), 16.0, True)
+        exact = mantissa == limit
+        assert beyond.is_valid == exact
+        if not exact:
+            with pytest.raises(QuantMetadataError, match=rf"codes up to {limit} steps from the zero point apart"):
+                beyond.int()
+
+
+@pytest.mark.parametrize("dtype", SIXTEEN_BIT)
+def test_sixteen_bits_and_a_power_of_two(dtype):
+    limit = 2 ** SIXTEEN_BIT[dtype]
+    codes = torch.arange(-limit, limit + 1)
+    qt = QuantTensor((codes * 0.125).to(dtype), torch.tensor(0.125), 0.0, 16.0, True)
+    assert torch.equal(qt.int(), codes.to(torch.int32))
+    assert not QuantTensor(((limit + 2) * qt.scale).to(dtype)[None], qt.scale, 0.0, 16.0, True).is_valid
