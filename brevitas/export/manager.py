@@ -137,7 +137,8 @@ def _violations(graph: ir.Model, target: Target, options: ExportOptions) -> list
 def _opset(graph: ir.Model, target: Target, options: ExportOptions) -> int:
     if options.opset_version is not None:
         return options.opset_version
-    return target.default_opset(graph) if callable(target.default_opset) else target.default_opset
+    default = target.default_opset
+    return default(graph, options.for_target()) if callable(default) else default
 
 
 def _with_alternatives(graph: ir.Model, target: Target, found: list[Violation]) -> list[Violation]:
@@ -299,7 +300,9 @@ class DPUv2Manager(PyXIRManager):
 class StdQCDQONNXManager(ONNXManager):
     """Standard ONNX with QuantizeLinear, Clip and DequantizeLinear.
 
-    Takes ``export_weight_q_node=True`` to keep weights as floats followed by a QuantizeLinear.
+    Takes ``export_weight_q_node=True`` to keep weights as floats followed by a QuantizeLinear, and
+    ``sub_byte_types=True`` to store weights of up to 4 bits in the 4-bit and 2-bit integers of opset 21 and 25, which
+    onnxruntime reads, and TVM, tract and IREE do not.
     """
 
     target = "qdq"

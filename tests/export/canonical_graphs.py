@@ -149,7 +149,7 @@ def lowered(model: ir.Model, target: Any, opset: int | None = None, **options: A
     """Lower a canonical graph that breaks no rule, and check the result."""
     options = {**target.options, **options, "opset_version": opset}
     assert [v for v in target.check(model, options) if not v.is_warning] == []
-    default = target.default_opset(model) if callable(target.default_opset) else target.default_opset
+    default = target.default_opset(model, {}) if callable(target.default_opset) else target.default_opset
     made = target.lower(model, options)
     set_opset(made, opset or default)
     proto = ir.to_proto(made)

@@ -307,4 +307,4 @@ def test_opset_13_is_declared_unless_a_node_needs_a_newer_one():
         b.constant("s", np.ones(3))
         b.node(op_type, inputs, "y", (2, 3))
         model = b.model({"x": (2, 3)}, ["y"])
-        assert TARGET.default_opset(model) == expected
+        assert TARGET.default_opset(model, {}) == expected

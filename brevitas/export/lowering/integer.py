@@ -28,6 +28,7 @@ __all__ = [
     "quantize_dequantize",
     "quantize_inputs",
     "requantize_operands",
+    "smallest_type",
     "storage_type",
     "stored_type",
 ]
@@ -44,6 +45,19 @@ def storage_type(bits: int, signed: bool) -> np.dtype[Any]:
     """
     size = 8 if bits <= 8 else 16 if bits <= 16 else 32
     return np.dtype(f"{'int' if signed else 'uint'}{size}")
+
+
+def smallest_type(bits: int, signed: bool) -> np.dtype[Any]:
+    """The smallest integer type of ONNX that holds codes of that width: 2, 4, 8, ... bits.
+
+    >>> smallest_type(3, True), smallest_type(2, False), smallest_type(5, True)
+    (dtype(int4), dtype(uint2), dtype('int8'))
+    """
+    import ml_dtypes
+
+    if bits > 4:
+        return storage_type(bits, signed)
+    return np.dtype(getattr(ml_dtypes, f"{'' if signed else 'u'}int{2 if bits <= 2 else 4}"))
 
 
 def stored_type(q: g.Quantizer) -> np.dtype[Any]:

@@ -42,7 +42,7 @@ class Target:
     title: str
     check: Check
     lower: Lower
-    default_opset: int | Callable[[ir.Model], int] = 20
+    default_opset: int | Callable[[ir.Model, Mapping[str, Any]], int] = 20
     least_opset: int = 13
     options: Mapping[str, Any] = field(default_factory=dict)
     runtime: str = "onnxruntime"

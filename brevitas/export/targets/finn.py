@@ -274,7 +274,7 @@ def _input_violations(model: ir.Model) -> Iterator[Violation]:
             )
 
 
-def default_opset(model: ir.Model) -> int:
+def default_opset(model: ir.Model, options: Mapping[str, Any]) -> int:
     """The lowest opset from 13 on in which every node means the same."""
     from brevitas.export.lowering.opset import current_opset, opset_violations
 

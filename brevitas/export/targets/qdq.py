@@ -21,6 +21,7 @@ from brevitas.export.lowering.integer import (
     integer_input,
     quantize_dequantize,
     requantize_operands,
+    smallest_type,
 )
 from brevitas.export.lowering.pattern import on_accumulator_grid
 from brevitas.export.lowering.truncation import lower_truncation
@@ -50,7 +51,22 @@ def check(model: ir.Model, options: Mapping[str, Any]) -> list[Violation]:
         if not g.meta(q.node, g.UNSUPPORTED):
             found.extend(quantizer_violations(q, KEY, requested))
     found.extend(input_violations(model, KEY))
+    if options.get("sub_byte_types") and requested is not None:
+        found.extend(_small_type_violations(model, requested))
     return found
+
+
+def _small_type_violations(model: ir.Model, requested: int) -> Iterator[Violation]:
+    for q in g.quantizers(model):
+        needed = _opset_of_type(q) if q.role == "weight" else 0
+        if requested < needed:
+            what = f"opset_version={requested} for {smallest_type(q.bits, q.signed)} values"
+            yield at(q, "E05", KEY, what, f"opset {needed}", f"pass opset_version={needed}, or leave it out")
+
+
+def _opset_of_type(q: g.Quantizer) -> int:
+    """The least opset that has the smallest type for a weight."""
+    return 25 if q.bits <= 2 else 21 if q.bits <= 4 else 13
 
 
 def _float8_violations(f: FloatQuantizer, requested: int | None) -> Iterator[Violation]:
@@ -183,10 +199,13 @@ def quantizer_violations(q: g.Quantizer, key: str, requested: int | None = None,
     return found
 
 
-def default_opset(model: ir.Model) -> int:
-    """20, or the opset that the widest type needs."""
-    wide = any(q.bits > 8 and q.role != "bias" for q in g.quantizers(model))
-    return WIDE_OPSET if wide else 20
+def default_opset(model: ir.Model, options: Mapping[str, Any]) -> int:
+    """20, or the opset that the types need."""
+    found = list(g.quantizers(model))
+    needed = [WIDE_OPSET for q in found if q.bits > 8 and q.role != "bias"]
+    if options.get("sub_byte_types"):
+        needed += [_opset_of_type(q) for q in found if q.role == "weight"]
+    return max([20, *needed])
 
 
 def lower(model: ir.Model, options: Mapping[str, Any]) -> ir.Model:
@@ -208,7 +227,10 @@ def lower(model: ir.Model, options: Mapping[str, Any]) -> ir.Model:
         elif not q.is_parameter or (q.role == "weight" and options.get("export_weight_q_node")):
             quantize_dequantize(model, q, names)
         else:
-            dequantize_parameter(model, q, names, np.dtype(np.int32) if q.name in on_grid else None)
+            dtype = np.dtype(np.int32) if q.name in on_grid else None
+            if q.role == "weight" and options.get("sub_byte_types"):
+                dtype = smallest_type(q.bits, q.signed)
+            dequantize_parameter(model, q, names, dtype)
     model.graph.opset_imports.pop(g.DOMAIN, None)
     drop_unused_initializers(model)
     return model
@@ -221,6 +243,6 @@ TARGET = Target(
     lower=lower,
     default_opset=default_opset,
     least_opset=13,
-    options={"export_weight_q_node": False},
+    options={"export_weight_q_node": False, "sub_byte_types": False},
     runtime="onnxruntime",
 )
