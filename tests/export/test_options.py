@@ -35,7 +35,7 @@ def test_a_tensor_in_the_place_of_the_shape_is_told_where_it_belongs():
     assert "a Tensor as input_shape" in line and line.endswith("pass input_t=")
 
 
-@pytest.mark.parametrize("input_t", [3.0, "x", {"x": 1}, (torch.zeros(1), None)])
+@pytest.mark.parametrize("input_t", [3.0, "x", {"input": 1}, (torch.zeros(1), None)])
 def test_input_t_holds_tensors(input_t):
     (line,) = lines_of("E01", StdONNXManager.export, LINEAR, input_t=input_t)
     assert "Tensor" in line
@@ -82,9 +82,9 @@ def test_all_wrong_arguments_are_reported_at_once():
     assert [v.code for v in caught.value.violations] == ["E01", "E02", "E02", "E02"]
 
 
-def test_an_integer_operator_format_is_refused_by_name():
-    (line,) = lines_of("E02", StdONNXManager.export, LINEAR, (1, 3), export_format="qop")
-    assert "'qop'" in line and "'qdq'" in line
+def test_an_unknown_format_is_refused_by_name():
+    (line,) = lines_of("E02", StdONNXManager.export, LINEAR, (1, 3), export_format="qpo")
+    assert "'qpo'" in line and "'qdq', 'qop'" in line
 
 
 def test_an_invalid_quant_tensor_is_refused_with_its_fields():
