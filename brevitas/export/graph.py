@@ -150,8 +150,9 @@ class Quantizer:
     @staticmethod
     def read(node: ir.Node) -> Quantizer:
         """Read a node; its scales, zero point and widths must be initializers."""
-        numbers = [constant(value) for value in node.inputs[1:]]
-        if any(number is None for number in numbers):
+        read = [constant(value) for value in node.inputs[1:]]
+        numbers = [number for number in read if number is not None]
+        if len(numbers) != len(read):
             raise ValueError(f"quantizer node {node.name!r}: scale, zero point and bit width must be constants")
         if node.op_type == "BipolarQuant":
             zero = np.zeros((), np.float32)

@@ -30,7 +30,8 @@ def lower_truncation(model: ir.Model, q: g.Quantizer, given: g.Grid) -> None:
         factor = factor.reshape(-1)[:1].reshape(())
     steps = {"FLOOR": ["Floor"], "CEIL": ["Ceil"], "DOWN": ["Abs", "Floor", "Sign"]}[q.rounding]
     low, high = (
-        add_initializer(model, f"{base}_{e}", np.float32(b)) for e, b in zip(("min", "max"), q.range, strict=True)
+        add_initializer(model, f"{base}_{e}", np.asarray(b, np.float32))
+        for e, b in zip(("min", "max"), q.range, strict=True)
     )
     nodes: list[ir.Node] = []
 
@@ -41,12 +42,14 @@ def lower_truncation(model: ir.Model, q: g.Quantizer, given: g.Grid) -> None:
         nodes.append(made)
         return made.outputs[0]
 
-    code = emit("Round", emit("Div", x, add_initializer(model, f"{base}_in_scale", np.float32(given.scale))))
-    code = shifted = emit("Div", code, add_initializer(model, f"{base}_shift", np.float32(factor)))
+    code = emit(
+        "Round", emit("Div", x, add_initializer(model, f"{base}_in_scale", np.asarray(given.scale, np.float32)))
+    )
+    code = shifted = emit("Div", code, add_initializer(model, f"{base}_shift", np.asarray(factor, np.float32)))
     for op_type in steps:
         code = emit("Mul", code, emit("Sign", shifted)) if op_type == "Sign" else emit(op_type, code)
     code = emit("Clip", code, low, high)
-    emit("Mul", code, add_initializer(model, f"{base}_scale", np.float32(q.scale)), part=g.VALUES)
+    emit("Mul", code, add_initializer(model, f"{base}_scale", np.asarray(q.scale, np.float32)), part=g.VALUES)
     for node in nodes[:-1]:
         del node.metadata_props[g.QUANTIZER]
     insert_before(q.node, *nodes)

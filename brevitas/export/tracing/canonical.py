@@ -151,7 +151,7 @@ def _constant(
     model: ir.Model, made: dict[tuple[str, bytes, tuple[int, ...]], ir.Value], name: str, tensor: Tensor
 ) -> ir.Value:
     array = np.asarray(tensor.detach().cpu().to(torch.float32).numpy(), order="C")
-    key = (name, hashlib.sha256(array).digest(), array.shape)
+    key = (name, hashlib.sha256(array.data).digest(), array.shape)
     if key not in made:
         made[key] = add_initializer(model, name, array)
     return made[key]
