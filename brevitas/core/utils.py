@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import brevitas.jit
 from brevitas import config
 from brevitas.function._library import register_plain
+from brevitas.function.ops_ste import scalar_clamp_ste
 
 __all__ = [
     "OffMeta",
@@ -28,6 +29,7 @@ __all__ = [
     "largest_threshold",
     "largest_value",
     "learned_parameter",
+    "snapshot",
 ]
 
 _STRAY_KEYS = ("training", "zero_hw_sentinel")
@@ -119,6 +121,11 @@ class SingleArgStatelessBuffer(brevitas.jit.ScriptModule):
         return self.const()
 
 
+#: A copy that compilers keep. A plain ``clone`` of a buffer may be made again in the backward pass, and the buffer may
+#: have been written to since.
+snapshot = register_plain("snapshot(Tensor x) -> Tensor", torch.clone, torch.empty_like)
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """``x`` in float32 if it is a 16-bit float: the precision of scale arithmetic."""
     if x.dtype == torch.float16 or x.dtype == torch.bfloat16:
@@ -155,7 +162,7 @@ def cast_back(threshold: Tensor, dtype: torch.dtype, power_of_two: bool) -> Tens
     """``threshold`` in ``dtype``; in float16 neither 0 nor infinite, and straight-through where that binds."""
     if dtype == torch.float16:
         limit = largest_value(dtype, power_of_two)
-        threshold = torch.ops.brevitas.scalar_clamp_ste(threshold, 2.0**-14, limit)
+        threshold = scalar_clamp_ste(threshold, 2.0**-14, limit)
     return threshold.to(dtype)
 
 

@@ -184,7 +184,8 @@ def _commit(model: M, built: list[Built]) -> M:
         for role in made.changed:
             proxy = proxy_of(made.module, role)
             proxy.tracked_module_list = [final.get(each, each) for each in getattr(proxy, "tracked_module_list", ())]
-            setattr(layer, f"{role}_quant", proxy)
+            if not made.replaces:
+                setattr(layer, f"{role}_quant", proxy)
         for name, value in made.options.items():
             setattr(layer, name, value)
     for parent in list(model.modules()):

@@ -16,7 +16,7 @@ import brevitas.jit
 from brevitas.core._checks import check_int, check_number
 from brevitas.core.stats import repetition
 from brevitas.core.stats.reductions import counts_over_ranks
-from brevitas.core.utils import StatefulModule, at_least_float32, is_recomputing, learned_parameter
+from brevitas.core.utils import StatefulModule, at_least_float32, is_recomputing, learned_parameter, snapshot
 from brevitas.function.ranks import ranks
 
 __all__ = ["DEFAULT_MOMENTUM", "CollectThenLearn", "FollowThenLearn", "RunningEstimate"]
@@ -154,6 +154,8 @@ class CollectThenLearn(RunningEstimate):
         super().__init__(shape, momentum, start)
         self.shape = list(shape)
         self.collect_stats_steps = check_int(type(self).__name__, "collect_stats_steps", steps, 1)
+        #: While true, training calls use the estimate and do not count; for layers that call a quantizer many times.
+        self.stands_still = False
 
     def _init_value(self) -> None:
         """Create ``value``; called by the sub-class once its own parts exist."""
@@ -208,7 +210,7 @@ class CollectThenLearn(RunningEstimate):
                 if repetition.has_several_kinds(self) and self._repeats_collecting(x):
                     return self._from_batch(self.statistic(x, counts_over_ranks(x) if ranks() > 1 else None))
             return self.from_value()
-        if not self.training:
+        if not self.training or self.stands_still:
             return self.from_estimate()
         # A part may be empty: its rank takes part nevertheless, or the others would wait for it.
         counts = counts_over_ranks(x) if ranks() > 1 else None
@@ -252,9 +254,9 @@ class CollectThenLearn(RunningEstimate):
         """
         alone = ranks() == 1
         if not self.training or (alone and x.numel() == 0):
-            # Of copies, since a training call of the same graph may write to both before this one's backward pass.
-            learned = self.learned(self.value.clone().view(self.shape))
-            return torch.where(self.initialised.clone(), learned, self.from_estimate())
+            return torch.where(self.initialised, self.from_value(), self.from_estimate())
+        if self.stands_still:
+            return self._standing_quantity()
         collecting = torch.logical_and(torch.logical_not(self.initialised), self.counter < self.collect_stats_steps)
         dtype = at_least_float32(self.running_stats).dtype
         if alone:
@@ -276,6 +278,13 @@ class CollectThenLearn(RunningEstimate):
         # Of a copy, since a later call in the same graph writes to ``value``, and autograd would find it changed.
         learned = self.learned(self.value.clone().view(self.shape))
         return torch.where(collecting, self.from_statistic(stat).to(self.value.dtype), learned)
+
+    @torch.jit.unused
+    def _standing_quantity(self) -> Tensor:
+        """The quantity in this phase, which the same graph may change before this call's backward pass."""
+        estimate = self.to_stored(snapshot(self.running_stats)).to(self.value.dtype)
+        learned = self.learned(self.value.clone().view(self.shape))
+        return torch.where(snapshot(self.initialised), learned, self.learned(estimate))
 
     @torch.jit.unused
     def _statistic_and_existence(self, x: Tensor) -> Tensor:

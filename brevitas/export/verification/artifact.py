@@ -217,9 +217,12 @@ def read_artifact(artifact: onnx.ModelProto | str | os.PathLike[str]) -> Artifac
             if node.input[0] in constants and node.op_type not in g.KINDS:
                 read.parameters.append(Parameter(key, values=_float_values(node, constants)))
             elif node.input[0] in constants:
-                values, scale, *rest = (onnx.numpy_helper.to_array(constants[i]) for i in node.input[:3])
-                zero_point = rest[0] if rest else np.zeros(())
-                read.parameters.append(Parameter(key, g.to_codes(values, scale, zero_point)))
+                values, scale, *rest = (onnx.numpy_helper.to_array(constants[i]) for i in node.input[:4])
+                codes = g.to_codes(values, scale, rest[0] if rest else np.zeros(()))
+                if len(rest) > 1:  # stored parameters lie in range; a constant of the model's code may not
+                    flags = {a.name: bool(a.i) for a in node.attribute if a.name in ("signed", "narrow")}
+                    codes = codes.clip(*g.integer_range(int(rest[1].item()), flags["signed"], flags["narrow"]))
+                read.parameters.append(Parameter(key, codes))
             else:
                 read.cuts.append(Cut(key, node.output[0], "values", onnx.TensorProto.FLOAT))
         elif props.get(g.PART) == g.CODES:

@@ -139,7 +139,7 @@ class LSTMCell(Cell):
 def _one_minus(i: Value) -> Tensor:
     if not isinstance(i, QuantTensor):
         return 1.0 - i
-    return i.requantize(i.value.new_ones(())).value - i.value
+    return i.requantize(torch.ones_like(i.value)).value - i.value
 
 
 class GRUCell(Cell):

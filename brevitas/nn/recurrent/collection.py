@@ -47,7 +47,8 @@ class OneStep:
 
     def __init__(self, layer: nn.Module, in_float: bool = False) -> None:
         self._in_float = in_float
-        self._collecting = [m for m in layer.modules() if isinstance(m, CollectThenLearn) and _collects(m)]
+        estimates = [m for m in layer.modules() if isinstance(m, CollectThenLearn) and m.training]
+        self._collecting = [m for m in estimates if not _ends_collecting(m)]
         self._seen: dict[int, tuple[Any, list[Tensor]]] = {}
         self._scales: dict[int, list[Tensor]] = {}
         self._writers: dict[int, list[nn.Module] | None] = {}
@@ -61,12 +62,12 @@ class OneStep:
     def standing_still(self) -> Iterator[None]:
         """While it lasts, quantizers that collect use their estimate and leave it as it is."""
         for module in self._collecting:
-            module.training = False
+            module.stands_still = True
         try:
             yield
         finally:
             for module in self._collecting:
-                module.training = True
+                module.stands_still = False
 
     def __call__(self, proxy: Any, x: Tensor | QuantTensor) -> Tensor | QuantTensor:
         """``proxy(x)``; in the float pass the activation alone, if the quantizer collects."""
@@ -132,9 +133,18 @@ class OneStep:
         return tie
 
 
-def _collects(module: CollectThenLearn) -> bool:
-    """Whether it may count a training call. Compiled code cannot look at flags."""
-    return module.training and (torch.compiler.is_compiling() or not is_set(module, module.initialised))
+def _ends_collecting(module: CollectThenLearn) -> bool:
+    """Whether its quantity is learned from now on; with the last step counted, this forward is the first that learns.
+
+    Compiled code cannot look at flags, so there the answer is no; it selects inside the graph.
+    """
+    if torch.compiler.is_compiling():
+        with torch.no_grad():
+            module.initialised.copy_(module.initialised | (module.counter >= module.collect_stats_steps))
+        return False
+    if not is_set(module, module.initialised) and bool(module.counter >= module.collect_stats_steps):
+        module.finish_collecting()
+    return is_set(module, module.initialised)
 
 
 def _writes(module: nn.Module) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,11 @@ class Accumulator:
 
 def _held(grid: Accumulator | None, total: Tensor) -> Tensor | QuantTensor:
     return total if grid is None else grid.hold(total)
+
+
+def _time_steps(x: Tensor) -> Sequence[Tensor]:
+    # Each selection has a gradient as large as the sequence, and unbinding has no operator of its own in ONNX.
+    return x.unbind(0) if torch.is_grad_enabled() else [x[t] for t in range(x.shape[0])]
 
 
 class Projection(QuantWeightMixin, nn.Module):
@@ -122,11 +127,12 @@ class Gate(nn.Module):
         fan_in = self.input.weight.shape[1] + self.hidden.weight.shape[1]
         bias, grid = self._bias_and_grid(self.bias, x, weights[0], fan_in)
         self._remember(grid)
-        steps = F.linear(value_of(x), value_of(weights[0]), bias).unbind(0)
-        hidden_weight = value_of(weights[1])
+        steps = _time_steps(F.linear(value_of(x), value_of(weights[0]), bias))
+        # Transposed once, not at each step: in an exported graph that is one node.
+        hidden_weight = value_of(weights[1]).t()
 
         def at(t: int, h: Tensor | QuantTensor) -> Tensor | QuantTensor:
-            return quantize(self.gate_acc_quant, _held(grid, steps[t] + F.linear(value_of(h), hidden_weight)))
+            return quantize(self.gate_acc_quant, _held(grid, steps[t] + value_of(h) @ hidden_weight))
 
         return at
 
@@ -217,17 +223,17 @@ class SplitGate(Gate):
         """As :meth:`Gate.over`; the function takes the reset gate besides, and returns a sum that has no bound yet."""
         weights = self._quantized_weights()
         bias, grid = self._bias_and_grid(self.bias, x, weights[0], self.input.weight.shape[1])
-        hidden_bias, hidden_grid = self._bias_and_grid(self.hidden.bias, x, weights[0], self.hidden.weight.shape[1])
+        own_bias, hidden_grid = self._bias_and_grid(self.hidden.bias, x, weights[0], self.hidden.weight.shape[1])
         self._remember(grid, hidden_grid)
         inputs = F.linear(value_of(x), value_of(weights[0]), bias)
         # The whole sequence at once: this sum does not depend on the state.
-        steps = value_of(quantize(self.gate_acc_quant, _held(grid, inputs))).unbind(0)
-        hidden_weight = value_of(weights[1])
+        steps = _time_steps(value_of(quantize(self.gate_acc_quant, _held(grid, inputs))))
+        # Transposed once, not at each step: in an exported graph that is one node.
+        hidden_weight = value_of(weights[1]).t()
+        hidden_bias = 0.0 if own_bias is None else own_bias
 
         def at(t: int, h: Tensor | QuantTensor, reset: Tensor) -> Tensor:
-            hidden = quantize(
-                self.gate_acc_quant, _held(hidden_grid, F.linear(value_of(h), hidden_weight, hidden_bias))
-            )
+            hidden = quantize(self.gate_acc_quant, _held(hidden_grid, value_of(h) @ hidden_weight + hidden_bias))
             return steps[t] + value_of(quantize(self.gate_acc_quant, reset * value_of(hidden)))
 
         return at

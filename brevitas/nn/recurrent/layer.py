@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from brevitas.core.utils import is_recomputing
 from brevitas.errors import QuantConfigError
 from brevitas.nn.attach import Slot, attach_quantizers
 from brevitas.nn.introspection import enabled_property, narrow_property, quantity_getter, signed_property
@@ -84,7 +85,8 @@ class QuantRecurrentLayer(QuantLayerMixin):
         """
         assert isinstance(self, nn.Module)
         self._init_layer(return_quant_tensor)
-        self._has_started = False
+        # Training forwards so far, as far as it matters: none, one, or more.
+        self._forwards = 0
         self.register_load_state_dict_post_hook(_note_start)
         for name, flag in flags.items():
             if not isinstance(flag, bool):
@@ -239,7 +241,9 @@ class QuantRecurrentLayer(QuantLayerMixin):
         x = layout.time_major(value_of(input))
         quantize = OneStep(self)
         tie = None
-        if quantize.is_collecting and not self._has_started:
+        # A forward that gradient checkpointing repeats has to do what it did.
+        first = self._forwards == 0 or (self._forwards == 1 and is_recomputing())
+        if quantize.is_collecting and first:
             with torch.no_grad():
                 in_float = OneStep(self, in_float=True)
                 self._unrolled(x, starts, in_float)
@@ -249,8 +253,10 @@ class QuantRecurrentLayer(QuantLayerMixin):
         states = self._joined_states([list(kind) for kind in zip(*ends, strict=True)], quantize)
         output = quantize.on_common_grid(self.io_quant, x)
         if self.training:
-            tie = quantize.count() if tie is None and (self._has_started or not quantize.is_collecting) else tie
-            self._has_started = True
+            tie = quantize.count() if not (quantize.is_collecting and first) else tie
+            if not is_recomputing():
+                # Compiled code repeats nothing by itself, and is compiled anew for each number it sees here.
+                self._forwards = 2 if torch.compiler.is_compiling() else min(self._forwards + 1, 2)
         if tie is not None:
             output = output.set(value=output.value + tie) if isinstance(output, QuantTensor) else output + tie
         output = self.pack_output(layout.as_given(output))
@@ -395,7 +401,7 @@ class QuantRecurrentLayer(QuantLayerMixin):
 
 
 def _note_start(layer: Any, incompatible: Any) -> None:
-    layer._has_started = has_collected(layer)
+    layer._forwards = 2 if has_collected(layer) else 0
 
 
 def _no_integers(argument: str, proxy: Any) -> str:
