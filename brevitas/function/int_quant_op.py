@@ -181,7 +181,9 @@ def _grads_of_all(ctx: Any, saved: tuple[Tensor, ...], grad: Tensor) -> tuple[Te
             if z is not None:
                 factor.sub_(z)
             factor.sub_(ratio if clamp_ste else _where_inside(ratio, code, low, high))
-        grad_scale = factor.mul_(g).sum_to_size(scale.shape).to(scale.dtype)
+        # Under vmap `g` may have a dimension that `factor` has not.
+        product = factor * g if torch._C._are_functorch_transforms_active() else factor.mul_(g)
+        grad_scale = product.sum_to_size(scale.shape).to(scale.dtype)
     if need_zero_point:
         g_s = g * s
         outside = torch.zeros_like(g_s) if clamp_ste else g_s - _where_inside(g_s, code, low, high)
