@@ -123,6 +123,24 @@ def test_additions_and_pools():
     assert nodes[2][1] == {"in": of_add["out"], "out": grid(model.after.quant_act_scale())}
 
 
+@pytest.mark.parametrize("pool", [QuantMaxPool2d(2), nn.MaxPool2d(2)])
+@pytest.mark.parametrize("between", [nn.Identity(), nn.Flatten()])
+def test_a_quantizer_after_a_max_pool_is_folded_into_it(pool, between):
+    after = QuantIdentity(ACT, bit_width=5, return_quant_tensor=True)
+    model = calibrated(nn.Sequential(identity(), conv(2, 4, 3), pool, between, after), 4, 2, 6, 6)
+    nodes = described(export_dpuv1_onnx(model, input_shape=(1, 2, 6, 6)))
+    before = grid(model[1].quant_output_scale())
+    assert nodes[1] == ("MaxPool", {"in": before, "out": grid(after.quant_act_scale(), 5)})
+    assert [op for op, _ in nodes] == ["Conv", "MaxPool", *(["Reshape"] if isinstance(between, nn.Flatten) else [])]
+
+
+def test_a_relu_between_a_max_pool_and_a_quantizer_takes_the_grid():
+    model = calibrated(nn.Sequential(identity(), conv(2, 4, 3), QuantMaxPool2d(2), nn.ReLU(), identity()), 4, 2, 6, 6)
+    nodes = described(export_dpuv1_onnx(model, input_shape=(1, 2, 6, 6)))
+    before, after = grid(model[1].quant_output_scale()), grid(model[4].quant_act_scale())
+    assert nodes[1:] == [("MaxPool", {"in": before, "out": before}), ("Relu", {"in": before, "out": after})]
+
+
 def test_a_window_that_is_no_power_of_two_needs_a_quantizer_after_it():
     model = calibrated(Residual(3), 4, 4, 6, 6)
     assert [op for op, _ in described(export_dpuv1_onnx(model, input_shape=(1, 4, 6, 6)))][-1] == "AveragePool"

@@ -7,7 +7,7 @@ A grid is two integers: the bit width, and the position p of a scale 2^-p. Quant
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -105,13 +105,13 @@ class FixedPointGraph:
             if node.op_type == "MatMul" and product is not None and product.bias is not None:
                 value = product.between[0].outputs[0]
             data = node.inputs[: 2 if node.op_type == "Add" else 1]
-            output, absorbed = self._grid_after(value, node.op_type)
             inputs = [self.grid_of(v) for v in data]
+            keeps = node.op_type == "MaxPool" and inputs[0] is not None
+            # A max pool keeps its grid, unless a quantizer gives its own result another one.
+            output, absorbed = self._grid_after(value, node.op_type, _MOVE if keeps else _MOVE | {"Relu"})
             if node.op_type == "Relu" and inputs[0] is None:
                 inputs = [output]  # computed by the operator before it, whose result has this grid
-            if node.op_type == "MaxPool" and inputs[0] is not None:
-                output, absorbed = inputs[0], []
-            elif node.op_type == "Relu":
+            if keeps or node.op_type == "Relu":
                 output = output or inputs[0]
             operator = _Operator(node, inputs, output, absorbed, product)
             if node.op_type == "Conv":
@@ -145,8 +145,10 @@ class FixedPointGraph:
             value = node.inputs[0]
         return None
 
-    def _grid_after(self, value: ir.Value, op_type: str) -> tuple[g.Quantizer | None, list[ir.Node]]:
-        """The quantizer that gives an operator's result its grid, and those that it absorbs on the way."""
+    def _grid_after(
+        self, value: ir.Value, op_type: str, passed: Collection[str]
+    ) -> tuple[g.Quantizer | None, list[ir.Node]]:
+        """The quantizer that gives an operator's result its grid, past ``passed``, and those that it absorbs there."""
         absorbed: list[ir.Node] = []
         found: g.Quantizer | None = None
         while not value.is_graph_output():
@@ -159,7 +161,7 @@ class FixedPointGraph:
                 absorbed.append(reader)
                 if op_type not in ("AveragePool", "GlobalAveragePool", "ReduceMean") or found.kind != "Trunc":
                     break
-            elif reader.domain != "" or reader.op_type not in ("Relu", *_MOVE) or found is not None:
+            elif reader.domain != "" or reader.op_type not in passed or found is not None:
                 break
             value = reader.outputs[0]
         return found, absorbed
