@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from network import Network, images, network, train
 from torch import nn
+from trained_network import Network, images, network, train
 
 from brevitas.nn import QuantIdentity, QuantLinear
 from brevitas.proxy import ClampQuantProxyFromInjector, TruncQuantProxyFromInjector

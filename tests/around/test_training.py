@@ -10,12 +10,12 @@ import io
 import pytest
 import torch
 import torch._dynamo.testing
-from network import STEPS, images, network, optimizer_of, targets, train
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torch.utils.checkpoint import checkpoint
+from trained_network import STEPS, images, network, optimizer_of, targets, train
 
 from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear
 from brevitas.nn.utils import init_scales

@@ -3,9 +3,9 @@
 import torch
 import torch._dynamo.testing
 from distributed_training import DOUBLE, TRAINING, alone, assert_equal_on_all_ranks, step
-from network import network, optimizer_of
 from ranks import main
 from torch.nn.parallel import DistributedDataParallel
+from trained_network import network, optimizer_of
 
 
 def check_ddp_of_a_compiled_model_trains_as_one_process():

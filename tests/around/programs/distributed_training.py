@@ -4,13 +4,13 @@ import contextlib
 import copy
 
 import torch
-from network import STEPS, images, network, optimizer_of, targets, train
 from ranks import main
 from torch import distributed as dist
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
+from trained_network import STEPS, images, network, optimizer_of, targets, train
 
 from brevitas.function.ranks import statistics_over
 

@@ -4,11 +4,11 @@ import copy
 
 import torch
 from distributed_training import DOUBLE, assert_equal_to_one_process, half, step
-from network import STEPS, Network, images, network, optimizer_of, targets, train
 from ranks import main
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn import functional as F
+from trained_network import STEPS, Network, images, network, optimizer_of, targets, train
 
 from brevitas.errors import QuantMetadataError
 from brevitas.function.ranks import statistics_over
