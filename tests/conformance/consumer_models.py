@@ -1,7 +1,7 @@
 """Networks that the readers of QDQ files are tried on: each has one thing that some of them do not take.
 
-Those with power-of-two scales compute every product and sum exactly in float32, in whatever order: a reader's outputs are
-the model's bit for bit.
+Those with power-of-two scales compute every product and sum exactly in float32, in whatever order: a reader's outputs
+are the model's bit for bit.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Arrays to and from a program in another environment; this file runs in both, and needs NumPy alone.
 
-The reader's script calls :func:`serve` with a function that opens a file: it takes the path of a model, and options, and
-returns a function from a list of input arrays to a list of output arrays, in the order of the graph. A request is a line
-of JSON on its standard input, and so is the reply.
+The reader's script calls :func:`serve` with a function that opens a file: it takes the path of a model, and options,
+and returns a function from a list of input arrays to a list of output arrays, in the order of the graph. A request is a
+line of JSON on its standard input, and so is the reply.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """OpenVINO on the CPU, exact.
 
-Otherwise it computes in bfloat16 and quantizes the data of linear layers anew where the CPU can (ACCURACY: neither), and
-its products of 8-bit integers saturate where the CPU has no VNNI (NO: float kernels).
+Otherwise it computes in bfloat16 and quantizes the data of linear layers anew where the CPU can (ACCURACY: neither),
+and its products of 8-bit integers saturate where the CPU has no VNNI (NO: float kernels).
 """
 
 import openvino

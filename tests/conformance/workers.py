@@ -48,7 +48,7 @@ class Reader:
     def _ask(self, **request: Any) -> None:
         if self._process is None:
             clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-            log = open(self.folder / "log", "w")  # noqa: SIM115: it lives as long as the process
+            log = open(self.folder / "log", "w")
             self._process = subprocess.Popen(
                 self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=clean
             )
