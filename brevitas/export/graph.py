@@ -48,6 +48,7 @@ __all__ = [
     "GRID_PRESERVING",
     "KINDS",
     "Quantizer",
+    "compact",
     "constant",
     "integer_range",
     "meta",
@@ -244,6 +245,17 @@ def to_codes(values: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> n
     """Integer codes of values that lie on a grid: round(value / scale) + zero point, in float64."""
     codes = np.rint(values.astype(np.float64) / np.asarray(scale, np.float64)) + np.asarray(zero_point, np.float64)
     return np.rint(codes).astype(np.int64)
+
+
+def compact(codes: np.ndarray) -> np.ndarray:
+    """The same integers in the smallest signed type that holds them.
+
+    >>> compact(np.array([-128, 127])).dtype, compact(np.array([200])).dtype
+    (dtype('int8'), dtype('int16'))
+    """
+    ends = (int(codes.min(initial=0)), int(codes.max(initial=0)))
+    kinds = (np.int8, np.int16, np.int32, np.int64)
+    return codes.astype(next(k for k in kinds if np.iinfo(k).min <= ends[0] and ends[1] <= np.iinfo(k).max))
 
 
 def tensor_rank(node: ir.Node) -> int:

@@ -80,10 +80,12 @@ class Accumulator:
 class Builder:
     """State of one walk.
 
-    ``requantize`` is 'thresholds', 'multiplier', or ``None`` for bounds alone.
+    ``requantize`` is 'thresholds', 'multiplier', or ``None`` for bounds alone. With ``keep_weights=False`` weights are
+    let go of as soon as the bounds of their sums are known: nothing can be run then.
     """
 
-    def __init__(self, model: ir.Model, requantize: str | None) -> None:
+    def __init__(self, model: ir.Model, requantize: str | None, keep_weights: bool = True) -> None:
+        self.keep_weights = keep_weights
         self.model = model
         self.requantize = requantize
         self.values: dict[int, Value] = {}
@@ -117,8 +119,21 @@ class Builder:
             results = [made] * len(node.outputs) if isinstance(made, Value) else list(made)
             for out, result in zip(node.outputs, results, strict=True):
                 self.values[id(out)] = result
+            if not self.keep_weights:
+                self._let_go(node)
         self._read_outputs()
         return self
+
+    def _let_go(self, node: ir.Node) -> None:
+        """Forget the weights that ``node`` has read, where nobody else reads them."""
+        for value in node.inputs:
+            held = None if value is None else self.values.get(id(value))
+            if value is not None and isinstance(held, Wire) and held.codes is not None and len(list(value.uses())) == 1:
+                del self.values[id(value)]
+        if self.accumulators and self.accumulators[-1].node is node:
+            step = replace(self.accumulators[-1].step, arrays={})
+            self.accumulators[-1] = replace(self.accumulators[-1], weight=None, step=step)
+            self.steps[-1] = replace(self.steps[-1], arrays={})
 
     def network(self) -> IntegerNetwork:
         """The network; raises ExportError with every violation."""
@@ -273,7 +288,7 @@ class Builder:
         if not self.steps or self.steps[-1].output != wire.tensor or not self.accumulators:
             return False
         step, made = self.steps[-1], self.accumulators[-1]
-        if step.op != "matmul" or "bias" in step.arrays or made.bias is not None or made.weight is None:
+        if step.op != "matmul" or "bias" in step.arrays or made.bias is not None or made.other is not None:
             return False
         b = made.bounds
         self.steps[-1] = replace(step, arrays={**step.arrays, "bias": bias})

@@ -242,7 +242,8 @@ def _extreme_product(a: Accumulator, other: Any, greatest: bool) -> tuple[Array,
 
 def accumulator_notes(graph: ir.Model) -> dict[str, str]:
     """For each node of a canonical graph that accumulates, the text of its ``brevitas.accumulator`` entry."""
-    return {row.name: f"{row.low},{row.high},{row.bits}" for row in map(_row, _accumulators(graph))}
+    accumulators = Builder(graph, None, keep_weights=False).run().accumulators
+    return {row.name: f"{row.low},{row.high},{row.bits}" for row in map(_row, accumulators)}
 
 
 def annotate(lowered: ir.Model, notes: dict[str, str]) -> None:

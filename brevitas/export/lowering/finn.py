@@ -45,7 +45,7 @@ class _Parameter:
     @staticmethod
     def read(q: g.Quantizer) -> _Parameter:
         values = q.node.inputs[0]
-        return _Parameter(q, (values.name if values is not None else None) or q.name, q.codes())
+        return _Parameter(q, (values.name if values is not None else None) or q.name, g.compact(q.codes()))
 
 
 class FinnLowering:

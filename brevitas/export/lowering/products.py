@@ -22,7 +22,7 @@ class Product:
     """``Conv``, ``Gemm`` or ``MatMul`` of data and a quantized weight, with the bias that is added to it.
 
     ``last`` is the node that gives the result: the product, or the ``Add`` of a ``MatMul``. ``perm`` takes the weight
-    as it is stored to the layout in which it is multiplied, (in, out) for linear layers; ``codes`` (int64) have that
+    as it is stored to the layout in which it is multiplied, (in, out) for linear layers; ``codes`` have that
     layout.
     """
 
@@ -104,7 +104,8 @@ class Product:
     def reach(self, grid: Grid, bias: np.ndarray) -> tuple[int, int]:
         """Least and greatest integer that products of any data on ``grid``, plus ``bias``, can add up to."""
         axes = tuple(i for i in range(self.codes.ndim) if i != self.out_axis)
-        ends = [self.codes * end for end in (min(grid.low, 0), max(grid.high, 0))]
+        codes = self.codes.astype(np.int64)
+        ends = [codes * end for end in (min(grid.low, 0), max(grid.high, 0))]
         low = np.minimum(*ends).sum(axis=axes) + bias
         high = np.maximum(*ends).sum(axis=axes) + bias
         return int(low.min()), int(high.max())
@@ -137,7 +138,7 @@ def product_at(node: ir.Node) -> Product | None:
     weight = weight_of(node.inputs[1])
     if weight is None:
         return None
-    codes = weight.codes()
+    codes = g.compact(weight.codes())
     rank = codes.ndim
     perm = _weight_permutation(node.inputs[1], rank)
     if perm is None or (node.op_type != "Conv" and rank != 2) or (node.op_type == "Conv" and rank not in (3, 4)):
