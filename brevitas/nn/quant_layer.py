@@ -48,6 +48,16 @@ class QuantLayerMixin:
         for key in [key for key in state_dict if key.startswith(old)]:
             state_dict.setdefault(new + key.removeprefix(old), state_dict.pop(key))
         super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[misc]
+        self._restart_for_loaded_parameters(state_dict, prefix)
+
+    def _restart_for_loaded_parameters(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """A parameter of a float checkpoint comes without the state of its quantizer, which then starts from it."""
+        for name, proxy in self.named_children():  # type: ignore[attr-defined]
+            restart = getattr(proxy, "restart", None)
+            if restart is None or f"{prefix}{proxy.parameter_name}" not in state_dict:
+                continue
+            if not any(key.startswith(f"{prefix}{name}.") for key in state_dict):
+                restart()
 
     def _to_cache(self, wanted: bool, x: Tensor | QuantTensor) -> QuantTensor | None:
         """What a cache keeps of ``x``: nothing but in eager eval, and nothing of a plain tensor."""

@@ -83,8 +83,10 @@ class _ParameterQuantProxy(QuantProxyFromInjector):
 
     def restart(self) -> None:
         """Begin anew from the layers' parameters as they are now, in the same objects: nothing is learned yet."""
-        if self.tensor_quant is None:
+        stateless = self.tensor_quant is None or not self.tensor_quant.state_dict()
+        if stateless or any(p.is_meta for p in self._tracked_parameters()):
             return
+        assert self.tensor_quant is not None
         fresh = resolve_values(self.quant_injector, self.site, self._layer_values())["tensor_quant"]
         with torch.no_grad():
             for name, tensor in fresh.state_dict(keep_vars=True).items():
