@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from canonical_graphs import Builder
-from export_networks import calibrated
+from export_networks import Composed, calibrated
 from test_lower_finn import linear, pooled, quantized_bias
 from test_untouched import assert_same, snapshot
 from torch import nn
@@ -17,7 +17,16 @@ from brevitas import quant
 from brevitas.errors import ExportError
 from brevitas.export import FINNManager, QONNXManager, check
 from brevitas.export.targets.finn import TARGET
-from brevitas.nn import QuantConv2d, QuantConvTranspose2d, QuantEmbedding, QuantIdentity, QuantLinear, QuantReLU
+from brevitas.nn import (
+    QuantConv2d,
+    QuantConvTranspose2d,
+    QuantEmbedding,
+    QuantIdentity,
+    QuantLinear,
+    QuantLSTM,
+    QuantMultiheadAttention,
+    QuantReLU,
+)
 from brevitas.proxy import TruncQuantProxyFromInjector
 from brevitas.quant_tensor import QuantTensor
 
@@ -86,6 +95,16 @@ REFUSED = {
         lambda: nn.Sequential(qt(), QuantConvTranspose2d(2, 3, 3)),
         IMAGE,
         ("E04", "1", "quantized parameters of QuantConvTranspose2d, read by ConvTranspose.*fix: .*replace the layer"),
+    ),
+    "recurrent layer": (
+        lambda: nn.Sequential(QuantLSTM(3, 2)),
+        (2, 2, 3),
+        ("E04", "0.layers.0", "a quantized LSTMCell, which multiplies activations.*fix: use target 'qonnx' or 'qdq'"),
+    ),
+    "attention": (
+        lambda: Composed(lambda m, x: m.attention(x, x, x)[0], attention=QuantMultiheadAttention(4, 2)),
+        (3, 2, 4),
+        ("E04", "attention", "a quantized QuantMultiheadAttention.*fix: use target 'qonnx' or 'qdq'"),
     ),
     "truncation without pooling": (
         Truncated,

@@ -58,6 +58,7 @@ def check(model: ir.Model, options: Mapping[str, Any]) -> list[Violation]:
     for product in products:
         found.extend(_product_violations(product, grids))
     found.extend(_float_layer_violations(model))
+    found.extend(_composite_violations(model))
     found.extend(_input_violations(model))
     return found
 
@@ -255,6 +256,27 @@ def _float_layer_violations(model: ir.Model) -> Iterator[Violation]:
                 "pass weight_quant=, or use the layer of torch.nn",
                 layer=g.meta(node, g.LAYER),
                 layer_class=g.meta(node, g.CLASS),
+            )
+
+
+# Layers that multiply activations with each other, which no node of the dialect does.
+_COMPOSITE = frozenset({"GRUCell", "LSTMCell", "QuantMultiheadAttention", "QuantScaledDotProductAttention", "RNNCell"})
+
+
+def _composite_violations(model: ir.Model) -> Iterator[Violation]:
+    """Recurrent and attention layers with quantizers; torch's own, in float, are standard nodes."""
+    owners = {q.layer for q in g.quantizers(model)}
+    layers = {g.meta(n, g.LAYER): g.meta(n, g.CLASS) for n in model.graph if g.meta(n, g.CLASS) in _COMPOSITE}
+    for layer, layer_class in layers.items():
+        if any(owner == layer or owner.startswith(f"{layer}.") or not layer for owner in owners):
+            yield Violation(
+                "E04",
+                KEY,
+                f"a quantized {layer_class}, which multiplies activations with each other",
+                "layers that multiply activations with constant weights",
+                "use target 'qonnx' or 'qdq'",
+                layer=layer,
+                layer_class=layer_class,
             )
 
 
