@@ -89,6 +89,18 @@ def check_a_learned_weight_scale_needs_no_data():
     assert all(p.grad is not None for p in layer.parameters())
 
 
+def check_layers_that_share_a_weight_quantizer_in_one_group():
+    torch.manual_seed(0)
+    first = QuantLinear(4, 4, weight_scaling_impl_type="stats")
+    model = nn.Sequential(first, QuantLinear(4, 4, weight_quant=first.weight_quant)).double()
+    twin, x = copy.deepcopy(model), images(0, DOUBLE).flatten()[:12].view(3, 4)
+    fully_shard(model)
+    model(x).sum().backward()
+    twin(x).sum().backward()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.grad.full_tensor(), q.grad)
+
+
 def check_what_has_seen_no_data_is_named():
     assert init_scales(network()) == ["input.act_quant", "relu.act_quant", "grid.act_quant"]
 
