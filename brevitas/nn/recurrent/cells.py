@@ -78,6 +78,7 @@ class RNNCell(Cell):
     """h' = Qio(act(Qacc(W_ih x + W_hh h + b)))."""
 
     gate_names = ("gate",)
+    gate: Any
 
     def __init__(self, gates: dict[str, Gate], nonlinearity: str) -> None:
         super().__init__(gates)
@@ -101,6 +102,11 @@ class LSTMCell(Cell):
     """
 
     gate_names = ("input_gate", "forget_gate", "cell_gate", "output_gate")
+    input_gate: Any
+    forget_gate: Any
+    cell_gate: Any
+    output_gate: Any
+    tanh_quant: Any
 
     def owners(self, argument: str) -> list[list[nn.Module]]:
         """As :meth:`Cell.owners`."""
@@ -149,6 +155,9 @@ class GRUCell(Cell):
 
     gate_names = ("reset_gate", "update_gate", "new_gate")
     split_gate = "new_gate"
+    reset_gate: Any
+    update_gate: Any
+    new_gate: Any
 
     def owners(self, argument: str) -> list[list[nn.Module]]:
         """As :meth:`Cell.owners`."""

@@ -59,6 +59,8 @@ class Projection(QuantWeightMixin, nn.Module):
     Both weights of a gate have one ``weight_quant``, whose statistics run over both, so that there is one scale.
     """
 
+    bias: Any
+
     def __init__(self, weight: Tensor, weights_per_output: int, bias: Tensor | None = None) -> None:
         nn.Module.__init__(self)
         self._init_layer(False)
@@ -94,6 +96,7 @@ class Gate(nn.Module):
     is_quant_bias_signed = signed_property("bias")
     is_quant_bias_narrow_range = narrow_property("bias")
 
+    bias: Any
     # Set by the recurrent layer, whose arguments they are.
     bias_quant: Any
     gate_acc_quant: Any

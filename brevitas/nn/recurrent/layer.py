@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from brevitas.core.utils import is_recomputing
@@ -18,8 +18,8 @@ from brevitas.nn.recurrent.cells import Cell, Value
 from brevitas.nn.recurrent.collection import OneStep, has_collected
 from brevitas.nn.recurrent.gate import Gate, Projection, SplitGate, value_of
 from brevitas.nn.recurrent.layout import Layout
-from brevitas.nn.recurrent.torch_layout import refuse_what_would_be_lost, split, torch_names, torch_parameters
-from brevitas.proxy import BiasQuantProxyFromInjector, WeightQuantProxyFromInjector
+from brevitas.nn.recurrent.like_torch import LikeTorch, let_compilers_in
+from brevitas.nn.recurrent.torch_layout import split
 from brevitas.quant_tensor import QuantTensor
 
 __all__ = ["QuantRecurrentLayer"]
@@ -34,7 +34,7 @@ _SUPPLIED: dict[str, dict[str, Any]] = {
 }
 
 
-class QuantRecurrentLayer(QuantLayerMixin):
+class QuantRecurrentLayer(LikeTorch, QuantLayerMixin):
     """Body of ``QuantRNN``, ``QuantLSTM`` and ``QuantGRU``.
 
     Attributes:
@@ -63,8 +63,6 @@ class QuantRecurrentLayer(QuantLayerMixin):
     quant_io_zero_point = quant_input_zero_point = quant_output_zero_point = quantity_getter("io", "zero_point")
     quant_io_bit_width = quant_input_bit_width = quant_output_bit_width = quantity_getter("io", "bit_width")
 
-    # --- Construction --------------------------------------------------------------------------------------------
-
     def _init_recurrent(
         self,
         quantizers: Mapping[str, Any],
@@ -92,15 +90,13 @@ class QuantRecurrentLayer(QuantLayerMixin):
             if not isinstance(flag, bool):
                 raise QuantConfigError(f"{type(self).__name__}: {name} = {flag!r} is not legal: expected True or False")
             setattr(self, name, flag)
-        flat = {name: self._parameters.pop(name) for name in torch_names(self)}
-        # What torch keeps in step with the parameters that are no longer there.
-        self._flat_weights_names, self._flat_weights, self._flat_weight_refs, self._all_weights = [], [], [], []
+        flat = self._release_flat_parameters()
         self.layers = nn.ModuleList()
         for index in range(self._cells):
             self.layers.append(self._new_cell(index, flat["weight_hh_l0"]))
-        self._take(split(self, flat)[0])  # type: ignore[arg-type]
+        self._take(split(self, flat)[0])
         self._attach(quantizers, keywords, of_cell, of_layer)
-        _let_compilers_in()
+        let_compilers_in()
 
     @property
     def _directions(self) -> int:
@@ -132,17 +128,6 @@ class QuantRecurrentLayer(QuantLayerMixin):
 
     def _cell_of(self, gates: dict[str, Gate]) -> Cell:
         return self._cell_type(gates)
-
-    def _take(self, entries: Mapping[str, Tensor]) -> None:
-        """Copy entries of a state dict into the parameters that this layer has; where several are one, the first."""
-        parameters = dict(self.named_parameters(remove_duplicate=False))  # type: ignore[attr-defined]
-        done: set[int] = set()
-        with torch.no_grad():
-            for name, tensor in entries.items():
-                parameter = parameters.get(name)
-                if parameter is not None and id(parameter) not in done:
-                    done.add(id(parameter))
-                    parameter.copy_(tensor)
 
     def _attach(
         self,
@@ -210,17 +195,6 @@ class QuantRecurrentLayer(QuantLayerMixin):
             f"{'no activation' if given is None else type(given).__name__} before it quantizes; expected "
             f"{'none' if wanted is None else wanted.__name__}. Pass a quantizer class"
         )
-
-    def reset_parameters(self) -> None:
-        """Draw weights and biases anew, uniform in ±1/sqrt(hidden_size)."""
-        assert isinstance(self, nn.Module)
-        bound = self.hidden_size**-0.5
-        for name, parameter in self.named_parameters():
-            # torch's constructor calls this before there are gates; quantizers have no weights or biases.
-            if "_quant." not in name:
-                nn.init.uniform_(parameter, -bound, bound)
-
-    # --- Forward -------------------------------------------------------------------------------------------------
 
     def _state_quantizers(self, cell: Cell) -> tuple[Any, ...]:
         """The quantizer of each tensor of a state of ``cell``."""
@@ -333,76 +307,6 @@ class QuantRecurrentLayer(QuantLayerMixin):
                 "set bias_quant=None",
             )
 
-    # --- What torch's layers have --------------------------------------------------------------------------------
-
-    def flatten_parameters(self) -> None:
-        """Do nothing: there is no flat copy of the weights to renew."""
-
-    def torch_parameters(self) -> dict[str, Tensor]:
-        """Weights and biases, detached, by torch's names and in its layout; ``bias_hh`` is 0 where there is one bias.
-
-        >>> from torch import nn
-        >>> from brevitas.nn import QuantGRU
-        >>> nn.GRU(4, 3).load_state_dict(QuantGRU(4, 3).torch_parameters())
-        <All keys matched successfully>
-
-        Raises:
-            QuantConfigError: torch's layer cannot express coupled gates.
-        """
-        return torch_parameters(self)
-
-    def take_torch_parameters(self, parameters: Mapping[str, Tensor]) -> None:
-        """Copy weights and biases from torch's layout, and let quantizers start from them.
-
-        Raises:
-            QuantConfigError: the rows of a parameter are not those of the gates, or would be lost; nothing is changed.
-        """
-        assert isinstance(self, nn.Module)
-        entries, _ = split(self, parameters)
-        refuse_what_would_be_lost(self, entries)
-        self._take(entries)
-        for proxy in self.modules():
-            if isinstance(proxy, WeightQuantProxyFromInjector | BiasQuantProxyFromInjector):
-                proxy.init_tensor_quant()
-
-    @property
-    def all_weights(self) -> list[list[nn.Parameter]]:
-        """Weights and biases of each cell, gate by gate."""
-        return [
-            [p for name, p in cell.named_parameters() if "_quant." not in name] for cell in getattr(self, "layers", ())
-        ]
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        nn.Module.__setstate__(self, state)  # type: ignore[arg-type]
-        _let_compilers_in()
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        metadata: Any,
-        strict: Any,
-        missing: Any,
-        unexpected: Any,
-        errors: Any,
-    ) -> None:
-        """As torch's, and from a checkpoint of the ``torch.nn`` layer; the dict is the loader's own copy."""
-        flat = {name: state_dict[prefix + name] for name in torch_names(self) if prefix + name in state_dict}
-        try:
-            entries, used = split(self, flat)
-            refuse_what_would_be_lost(self, entries)
-        except QuantConfigError as error:
-            errors.append(f"{prefix.removesuffix('.') or type(self).__name__}: {error}")
-            entries, used = {}, list(flat)
-        for name in used:
-            del state_dict[prefix + name]
-        state_dict.update({prefix + name: tensor for name, tensor in entries.items()})
-        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)  # type: ignore[misc]
-
-
-def _note_start(layer: Any, incompatible: Any) -> None:
-    layer._forwards = 2 if has_collected(layer) else 0
-
 
 def _no_integers(argument: str, proxy: Any) -> str:
     """Why a quantizer gives no grid of integers; empty where it does."""
@@ -411,12 +315,5 @@ def _no_integers(argument: str, proxy: Any) -> str:
     return f"{argument} gives minifloats" if getattr(proxy, "is_minifloat", False) else ""
 
 
-def _let_compilers_in() -> None:
-    """Let TorchDynamo trace the forward.
-
-    It refuses every instance of torch's recurrent layers, whose own forward is one opaque operator, unless it is told
-    otherwise. Ours is made of ordinary operators.
-    """
-    import torch._dynamo.config as dynamo
-
-    dynamo.allow_rnn = True
+def _note_start(layer: Any, incompatible: Any) -> None:
+    layer._forwards = 2 if has_collected(layer) else 0

@@ -53,10 +53,10 @@ def split(layer: Any, flat: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], li
                 used.append(kind + suffix)
                 rows = _rows(weight, names, kind + suffix)
                 result.update({f"layers.{index}.{name}.{part}.weight": row for name, row in rows.items()})
-        biases = flat.get("bias_ih" + suffix), flat.get("bias_hh" + suffix)
-        if layer.bias and biases[0] is not None and biases[1] is not None:
-            used += ["bias_ih" + suffix, "bias_hh" + suffix]
-            ours, theirs = (_rows(b, names, kind + suffix) for b, kind in zip(biases, _KINDS[2:], strict=True))
+        biases = {name: flat[name] for name in ("bias_ih" + suffix, "bias_hh" + suffix) if name in flat}
+        if layer.bias and len(biases) == 2:
+            used += biases
+            ours, theirs = (_rows(bias, names, torch_name) for torch_name, bias in biases.items())
             for name in names:
                 key = f"layers.{index}.{name}"
                 if name == cell_type.split_gate:

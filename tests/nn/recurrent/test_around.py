@@ -111,7 +111,7 @@ def test_gradient_checkpointing_counts_once():
     [
         (QuantRNN, {}, 2),
         pytest.param(QuantLSTM, {}, 2, marks=pytest.mark.slow),
-        pytest.param(QuantGRU, {"bidirectional": True}, 2, marks=pytest.mark.slow),
+        pytest.param(QuantGRU, {}, 2, marks=pytest.mark.slow),
     ],
 )
 def test_compiled_in_one_graph(cls, form, length):
