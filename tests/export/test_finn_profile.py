@@ -219,6 +219,17 @@ def test_average_pools_are_sums_with_the_five_input_trunc():
     assert np.array_equal(run(proto, x=x)[y], np.floor(sums / 4) * 0.5)
 
 
+def test_a_pool_whose_sums_are_narrower_than_the_result_removes_nothing():
+    b = Builder()
+    x = b.quant("x", "b.act", (1, 2, 4, 4), 0.5, bits=2)
+    b.node("AveragePool", [x], "mean", (1, 2, 2, 2), kernel_shape=[2, 2], strides=[2, 2])
+    y = b.trunc("mean", "a.trunc", (1, 2, 2, 2), 0.125, 4, 0, 8, signed=True)
+    proto = lower(b, {"x": (1, 2, 4, 4)}, [y])
+    x = np.random.default_rng(0).uniform(-2, 2, (1, 2, 4, 4)).astype(np.float32)
+    sums = np.clip(np.rint(x / 0.5), -2, 1).reshape(1, 2, 2, 2, 2, 2).sum((3, 5))
+    assert np.array_equal(run(proto, x=x)[y], sums * 0.125)
+
+
 def test_the_whole_dialect_has_trunc_with_six_inputs_and_version_2():
     b = Builder()
     proto = lowered(b.model({"x": (1, 2, 4, 4)}, [pooled(b)]), TARGET)

@@ -97,6 +97,8 @@ def _lower_truncation(model: ir.Model, q: g.Quantizer) -> None:
     name, base = node.name or q.name, q.name.removesuffix("_quant") or "trunc"
     area = np.float32(pool.area)
     meta = {k: v for k, v in node.metadata_props.items() if k in (g.LAYER, g.CLASS)}
+    # Version 1 removes as many bits as the widths differ by. A sum that is narrower than the result loses none.
+    sum_bits = np.asarray(q.bits + pool.removed_bits(), np.float32)
     summed = make_node(
         "Mul",
         [node.inputs[0], add_initializer(model, f"{base}_window", np.asarray(area, np.float32))],
@@ -109,7 +111,9 @@ def _lower_truncation(model: ir.Model, q: g.Quantizer) -> None:
         [
             summed.outputs[0],
             add_initializer(model, f"{base}_sum_scale", (given.scale * area).astype(np.float32)),
-            *(node.inputs[i] for i in (2, 3, 5)),
+            node.inputs[2],
+            add_initializer(model, f"{base}_sum_bit_width", sum_bits),
+            node.inputs[5],
         ],
         name=name,
         like=out,
