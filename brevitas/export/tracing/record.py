@@ -6,7 +6,7 @@ compares them with what an artifact computes. The model itself is never touched:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,6 +38,10 @@ _ROUND: dict[str, Callable[[Tensor], Tensor]] = {
     "DOWN": torch.trunc,
     "DPU": dpu_round,
 }
+
+
+#: Elements of a weight that are examined at once.
+_PIECE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -321,6 +325,26 @@ def _trial(r: Record, given: Any, generator: torch.Generator) -> Any:
 
 def _unsupported(r: Record) -> str:
     """What the quantizer does that its node does not express; '' where the node reproduces it."""
+    return next((found for part in _parts(r) if (found := _unsupported_part(part))), "")
+
+
+def _parts(r: Record) -> Iterator[Record]:
+    """A record in pieces along dim 0, so that examining a large weight takes little memory beside it."""
+    rows = len(r.value) if r.value.ndim else 1
+    step = max(1, _PIECE * rows // max(r.value.numel(), 1))
+    if not r.is_parameter or step >= rows:
+        yield r
+        return
+    for start in range(0, rows, step):
+        piece = slice(start, start + step)
+
+        def part(t: Tensor, piece: slice = piece) -> Tensor:
+            return t[piece] if t.ndim == r.value.ndim and t.shape[0] == rows else t
+
+        yield replace(r, input=part(r.input), value=part(r.value), scale=part(r.scale), zero_point=part(r.zero_point))
+
+
+def _unsupported_part(r: Record) -> str:
     if r.bit_width.numel() != 1 or float(r.bit_width) != int(r.bit_width) or int(r.bit_width) < 1:
         return f"a bit width of {r.bit_width.tolist()}, which is not one positive integer"
     low, high = r.range
