@@ -63,10 +63,14 @@ def check(
     E27 [qdq] QuantIdentity '0': found rounding FLOOR in act_quant; required ROUND (half to even); fix: ...
     W30 [qdq] QuantIdentity '0': found runtime statistics that were never collected ...
 
-    The managers call the same function. ``options`` are the keywords of the manager's ``export``. Returns an empty list
-    for a model that exports. Raises ExportError where ``target`` is unknown or a package is missing.
+    The managers call the same function; what the file is free of and its readers may do (W32) is said here alone.
+    ``options`` are the keywords of the manager's ``export``. Returns warnings alone, or an empty list, for a model that
+    exports. Raises ExportError where ``target`` is unknown or a package is missing.
     """
-    return examine(module, get_target(target), input_shape, input_t, options)[1]
+    from brevitas.export.targets.saturation import saturation_warnings
+
+    graph, found, _ = examine(module, get_target(target), input_shape, input_t, options)
+    return found if graph is None else [*found, *saturation_warnings(graph, target)]
 
 
 def lower(graph: ir.Model, target: str, **options: Any) -> onnx.ModelProto:

@@ -40,6 +40,7 @@ CODES = {
     "E28": "missing input, weight or output quantization",
     "W30": "a quantizer has never collected statistics",
     "W31": "the consumer leaves something as it is",
+    "W32": "products of 8-bit integers may saturate in the consumer (check alone says so)",
 }
 
 

@@ -6,8 +6,9 @@ are the model's bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,11 +41,12 @@ __all__ = ["NETWORKS", "Network", "images_of", "trained"]
 
 @dataclass(frozen=True)
 class Network:
-    """How a network is made, the shape of its input, and whether its arithmetic is exact in float32."""
+    """How a network is made, the shape of its input, whether its arithmetic is exact in float32, keywords of export."""
 
     make: Callable[[], nn.Module]
     shape: tuple[int, ...]
     exact: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def qt(*args, **kwargs):
@@ -142,8 +144,8 @@ def one_dimension() -> nn.Module:
     )
 
 
-def lenet(name: str) -> Network:
-    return Network(lambda: LeNet(**LENETS[name]), (32, 1, 12, 12))
+def lenet(name: str, **options: Any) -> Network:
+    return Network(lambda: LeNet(**LENETS[name]), (32, 1, 12, 12), options=options)
 
 
 NETWORKS = {
@@ -152,6 +154,8 @@ NETWORKS = {
     "zero points": lenet("shifted activations"),
     "W4A4": lenet("W4A4"),
     "W2A2": lenet("W2A2"),
+    "W4A4 in int4": lenet("W4A4", sub_byte_types=True),
+    "W2A2 in int2": lenet("W2A2", sub_byte_types=True),
     "float bias": lenet("float bias"),
     "power-of-two scales": Network(fixed_point, (32, 3, 8, 8), exact=True),
     "residual": Network(Residual, (32, 3, 8, 8)),

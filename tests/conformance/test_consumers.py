@@ -34,13 +34,29 @@ class Consumer:
     coarse: tuple[str, ...] = ()
 
 
+INT4, INT2 = "W4A4 in int4", "W2A2 in int2"
 CONSUMERS = {
-    "openvino": Consumer("openvino", coarse=("16 bits",)),
-    "tract": Consumer("tract", refuses={"16 bits": "tensor is I16, accessed as I32"}),
+    "openvino": Consumer("openvino", coarse=("16 bits",), refuses={INT2: "Unsupported type"}),
+    "tract": Consumer(
+        "tract",
+        refuses={
+            "16 bits": "tensor is I16, accessed as I32",
+            INT4: "Unknown DatumType Int4",
+            INT2: "unknown ONNX TensorProto.DataType",
+        },
+    ),
     "onnxsim": Consumer("simplifiers", {"tool": "onnxsim"}),
     "onnxslim": Consumer("simplifiers", {"tool": "onnxslim"}),
-    "tvm": Consumer("tvm", heavy=True),
-    "iree": Consumer("iree", heavy=True, refuses={"16 bits": "failed to legalize.*onnx.QuantizeLinear"}),
+    "tvm": Consumer("tvm", heavy=True, refuses={INT4: "size mismatch", INT2: "size mismatch"}),
+    "iree": Consumer(
+        "iree",
+        heavy=True,
+        refuses={
+            "16 bits": "failed to legalize.*onnx.QuantizeLinear",
+            INT4: "failed to legalize.*onnx.DequantizeLinear",
+            INT2: "iree-import-onnx",
+        },
+    ),
 }
 
 
@@ -60,7 +76,7 @@ def exported():
     def get(name):
         if name not in made:
             model, x = trained(name), images_of(name)
-            made[name] = model, x, StdONNXManager.export(model, input_t=x)
+            made[name] = model, x, StdONNXManager.export(model, input_t=x, **NETWORKS[name].options)
         return made[name]
 
     return get
