@@ -1,6 +1,6 @@
 """A quantized LSTM learns spoken digits, beside the same network in float.
 
-    python examples/spoken_digits.py          # three to ten minutes on one thread
+    python examples/spoken_digits.py          # a few minutes on one thread
     python examples/spoken_digits.py --quick  # one epoch each: a look at the road
 
 1. An LSTM and a classifier are trained in float on 2,400 recordings, each a sequence of 13 MFCCs a frame.
@@ -134,8 +134,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one epoch, 120 test recordings")
     parser.add_argument("--hidden", type=positive, default=64, help="size of the LSTM's state (default: 64)")
     parser.add_argument("--frames", type=positive, default=24, help="last frames that are heard (default: 24)")
-    parser.add_argument("--weight-bits", type=bits, default=4, help="bits of a weight, 2 to 8 (default: 4)")
-    parser.add_argument("--act-bits", type=bits, default=6, help="bits of everything that flows (default: 6)")
+    parser.add_argument("--weight-bits", type=bits, default=2, help="bits of a weight, 2 to 8 (default: 2)")
+    parser.add_argument("--act-bits", type=bits, default=4, help="bits of everything that flows (default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and of the order (default: 0)")
     # On two busy cores two threads were measured up to ten times slower than one.
     parser.add_argument("--threads", type=positive, default=1, help="threads that compute (default: 1)")

@@ -139,8 +139,8 @@ def spoken_digits(root: str | os.PathLike[str] | None = None) -> SpokenDigits:
     longest = int(lengths.max())
     padded = [F.pad(part, (0, 0, longest - len(part), 0)) for part in frames.split(lengths.tolist())]
     features, is_test = torch.stack(padded), _every_fifth_of_a_class(labels)
-    parts = [each[chosen] for chosen in (~is_test, is_test) for each in (features, lengths, labels)]
-    return SpokenDigits(*parts, source)
+    train, test = ((features[chosen], lengths[chosen], labels[chosen]) for chosen in (~is_test, is_test))
+    return SpokenDigits(*train, *test, source)
 
 
 def _every_fifth_of_a_class(labels: Tensor) -> Tensor:

