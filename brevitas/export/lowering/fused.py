@@ -11,53 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from brevitas.export import graph as g
-from brevitas.export.lowering.pattern import grid_of, on_accumulator_grid
+from brevitas.export.lowering.pattern import Operand, added_bias, grid_of, on_accumulator_grid, operand_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Fused", "Operand", "find_fused", "operand_of"]
-
-
-@dataclass(frozen=True)
-class Operand:
-    """A quantized parameter as an operand: its quantizer, and the permutation in which it is read."""
-
-    quantizer: g.Quantizer
-    perm: tuple[int, ...] | None = None
-
-    @property
-    def codes(self) -> np.ndarray:
-        """Integer codes as the operator reads them."""
-        codes = self.quantizer.codes()
-        return codes if self.perm is None else np.ascontiguousarray(codes.transpose(self.perm))
-
-    def read(self, metadata: np.ndarray) -> np.ndarray:
-        """Scale or zero point, with as many dims as the parameter, as the operator reads it."""
-        rank = self.quantizer.codes().ndim
-        aligned = metadata.reshape((1,) * (rank - metadata.ndim) + metadata.shape)
-        return aligned if self.perm is None else aligned.transpose(self.perm)
-
-
-def operand_of(value: ir.Value | None) -> Operand | None:
-    """The parameter that an operator reads, past transposes; ``None`` where it reads something else."""
-    perm: tuple[int, ...] | None = None
-    while value is not None:
-        node = value.producer()
-        if node is None:
-            return None
-        if node.domain == g.DOMAIN and node.op_type in g.KINDS:
-            q = g.Quantizer.read(node)
-            return Operand(q, perm) if q.is_parameter else None
-        if node.op_type != "Transpose" or node.domain != "":
-            return None
-        own = tuple(node.attributes["perm"].as_ints())
-        perm = own if perm is None else tuple(own[i] for i in perm)
-        value = node.inputs[0]
-    return None
+__all__ = ["Fused", "find_fused"]
 
 
 @dataclass(frozen=True)
@@ -119,12 +79,10 @@ def _fused(model: ir.Model, node: ir.Node, data: ir.Value, weight: Operand) -> F
     value = node.outputs[0]
     between: list[ir.Node] = []
     if node.op_type == "MatMul":
-        add = _only_reader(value)
-        if add is not None and add.op_type == "Add":
-            others = [v for v in add.inputs if v is not value]
-            if len(others) == 1 and _is_parameter(others[0]):
-                bias, value = others[0], add.outputs[0]
-                between.append(add)
+        add, bias = added_bias(node)
+        if add is not None:
+            value = add.outputs[0]
+            between.append(add)
     reader = _only_reader(value)
     relu = reader is not None and reader.op_type == "Relu" and reader.domain == ""
     if reader is not None and relu:
@@ -150,10 +108,6 @@ def _fused(model: ir.Model, node: ir.Node, data: ir.Value, weight: Operand) -> F
 
 def _on_grid(model: ir.Model, data: ir.Value, bias: Operand) -> bool:
     return grid_of(model, data) is not None and on_accumulator_grid(model, bias.quantizer)
-
-
-def _is_parameter(value: ir.Value | None) -> bool:
-    return value is not None and (g.constant(value) is not None or operand_of(value) is not None)
 
 
 def _only_reader(value: ir.Value) -> ir.Node | None:

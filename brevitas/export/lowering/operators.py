@@ -11,7 +11,7 @@ import numpy as np
 
 from brevitas.export import graph as g
 from brevitas.export.lowering.build import add_initializer, insert_before, make_node, redirect, remove_if_unused
-from brevitas.export.lowering.fused import Fused, Operand
+from brevitas.export.lowering.fused import Fused
 from brevitas.export.lowering.integer import (
     dequantize,
     grid_constants,
@@ -21,6 +21,7 @@ from brevitas.export.lowering.integer import (
     quantize,
     stored_type,
 )
+from brevitas.export.lowering.pattern import Operand
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,10 +12,64 @@ from brevitas.export import graph as g
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["COMPUTE", "grid_of", "on_accumulator_grid", "weight_of"]
+__all__ = ["COMPUTE", "Operand", "added_bias", "grid_of", "on_accumulator_grid", "operand_of", "weight_of"]
 
 # Operators that multiply data by weights, with the positions of data, weight and bias.
 COMPUTE = {"Conv": (0, 1, 2), "ConvTranspose": (0, 1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1, None)}
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A quantized parameter as an operand: its quantizer, and the permutation in which it is read."""
+
+    quantizer: g.Quantizer
+    perm: tuple[int, ...] | None = None
+
+    @property
+    def codes(self) -> np.ndarray:
+        """Integer codes as the operator reads them."""
+        codes = self.quantizer.codes()
+        return codes if self.perm is None else np.ascontiguousarray(codes.transpose(self.perm))
+
+    def read(self, metadata: np.ndarray) -> np.ndarray:
+        """Scale or zero point, with as many dims as the parameter, as the operator reads it."""
+        rank = self.quantizer.codes().ndim
+        aligned = metadata.reshape((1,) * (rank - metadata.ndim) + metadata.shape)
+        return aligned if self.perm is None else aligned.transpose(self.perm)
+
+
+def operand_of(value: ir.Value | None) -> Operand | None:
+    """The parameter that an operator reads, past transposes; ``None`` where it reads something else."""
+    perm: tuple[int, ...] | None = None
+    while value is not None:
+        node = value.producer()
+        if node is None:
+            return None
+        if node.domain == g.DOMAIN and node.op_type in g.KINDS:
+            q = g.Quantizer.read(node)
+            return Operand(q, perm) if q.is_parameter else None
+        if node.op_type != "Transpose" or node.domain != "":
+            return None
+        own = tuple(node.attributes["perm"].as_ints())
+        perm = own if perm is None else tuple(own[i] for i in perm)
+        value = node.inputs[0]
+    return None
+
+
+def added_bias(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
+    """The Add of a bias that alone reads a MatMul, and the bias: a quantized one, or a constant of one dimension."""
+    out = node.outputs[0]
+    uses = list(out.uses())
+    if len(uses) != 1 or out.is_graph_output():
+        return None, None
+    add, position = uses[0]
+    if add.op_type != "Add" or add.domain != "" or g.meta(add, g.LAYER) != g.meta(node, g.LAYER):
+        return None, None
+    other = add.inputs[1 - position]
+    operand, held = operand_of(other), g.constant(other)
+    if (operand is not None and operand.quantizer.role == "bias") or (held is not None and held.ndim <= 1):
+        return add, other
+    return None, None
 
 
 def weight_of(value: ir.Value | None) -> g.Quantizer | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from brevitas.export import graph as g
 from brevitas.export.lowering.codes import Grid
-from brevitas.export.lowering.pattern import weight_of
+from brevitas.export.lowering.pattern import added_bias, operand_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -53,10 +53,8 @@ class Product:
     @property
     def bias_quantizer(self) -> g.Quantizer | None:
         """The quantizer of the bias, ``None`` where the bias is a float constant, or absent."""
-        node = None if self.bias is None else self.bias.producer()
-        if node is None or node.domain != g.DOMAIN or g.meta(node, g.ROLE) not in g.PARAMETER_ROLES:
-            return None
-        return g.Quantizer.read(node)
+        operand = operand_of(self.bias)
+        return None if operand is None else operand.quantizer
 
     @property
     def out_axis(self) -> int:
@@ -111,22 +109,6 @@ class Product:
         return int(low.min()), int(high.max())
 
 
-def _weight_permutation(value: ir.Value | None, rank: int) -> tuple[int, ...] | None:
-    """Permutation between the stored weight and an operand, ``None`` where more than transposes lie between."""
-    perm = list(range(rank))
-    chain = []
-    node = None if value is None else value.producer()
-    while node is not None and node.op_type == "Transpose":
-        chain.append(node.attributes["perm"].as_ints() if "perm" in node.attributes else list(range(rank))[::-1])
-        source = node.inputs[0]
-        node = None if source is None else source.producer()
-    if node is None or node.op_type not in g.KINDS:
-        return None
-    for step in reversed(chain):
-        perm = [perm[i] for i in step]
-    return tuple(perm)
-
-
 def _flag(node: ir.Node, name: str, default: float) -> float:
     return float(node.attributes[name].value) if name in node.attributes else default
 
@@ -135,38 +117,20 @@ def product_at(node: ir.Node) -> Product | None:
     """The product that a node is, or ``None``: no such operator, no quantized weight, or a form of another kind."""
     if node.domain != "" or node.op_type not in ("Conv", "Gemm", "MatMul"):
         return None
-    weight = weight_of(node.inputs[1])
-    if weight is None:
+    operand = operand_of(node.inputs[1])
+    if operand is None:
         return None
-    codes = g.compact(weight.codes())
+    codes = g.compact(operand.quantizer.codes())
     rank = codes.ndim
-    perm = _weight_permutation(node.inputs[1], rank)
-    if perm is None or (node.op_type != "Conv" and rank != 2) or (node.op_type == "Conv" and rank not in (3, 4)):
+    perm = operand.perm or tuple(range(rank))
+    if (node.op_type != "Conv" and rank != 2) or (node.op_type == "Conv" and rank not in (3, 4)):
         return None
     if node.op_type == "Gemm":
         if _flag(node, "alpha", 1.0) != 1.0 or _flag(node, "beta", 1.0) != 1.0 or _flag(node, "transA", 0.0):
             return None
         if _flag(node, "transB", 0.0):
             perm = perm[::-1]
-    add, bias = _added_bias(node) if node.op_type == "MatMul" else (None, None)
+    add, bias = added_bias(node) if node.op_type == "MatMul" else (None, None)
     if node.op_type != "MatMul" and len(node.inputs) > 2:
         bias = node.inputs[2]
-    return Product(node, node if add is None else add, weight, perm, codes.transpose(perm), bias)
-
-
-def _added_bias(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
-    """The Add of a constant that alone reads a MatMul, and the constant."""
-    out = node.outputs[0]
-    uses = list(out.uses())
-    if len(uses) != 1 or out.is_graph_output():
-        return None, None
-    add, position = uses[0]
-    if add.op_type != "Add" or add.domain != "" or g.meta(add, g.LAYER) != g.meta(node, g.LAYER):
-        return None, None
-    other = add.inputs[1 - position]
-    producer = None if other is None else other.producer()
-    is_quantized = producer is not None and producer.domain == g.DOMAIN and g.meta(producer, g.ROLE) == "bias"
-    held = g.constant(other)
-    if is_quantized or (held is not None and held.ndim <= 1):
-        return add, other
-    return None, None
+    return Product(node, node if add is None else add, operand.quantizer, perm, codes.transpose(perm), bias)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from brevitas.export import graph as g
 from brevitas.export.lowering.build import drop_unused_initializers, remove_if_unused
-from brevitas.export.lowering.fused import Fused, find_fused, operand_of
+from brevitas.export.lowering.fused import Fused, find_fused
 from brevitas.export.lowering.integer import quantize_inputs, requantize_operands
 from brevitas.export.lowering.operators import CODES_PASS, IntegerGraph
+from brevitas.export.lowering.pattern import operand_of
 from brevitas.export.targets import Target
 from brevitas.export.targets.common import at, common_violations, input_violations
 from brevitas.export.targets.qdq import quantizer_violations
