@@ -149,6 +149,20 @@ MODELS = {
         [(8, 6)],
     ),
     "fixed point, linear layers": (lambda: fixed_point(4), [(64, 12)]),
+    "float average, split, upsampling": (
+        lambda: Composed(
+            lambda m, x: m.fc(
+                F.adaptive_avg_pool2d(
+                    m.relu(m.conv(F.interpolate(m.act(x), scale_factor=2).chunk(2, 3)[1])), 1
+                ).flatten(1)
+            ),
+            act=qt(bit_width=4),
+            conv=QuantConv2d(2, 4, 3, bias=False, weight_bit_width=4),
+            relu=QuantReLU(bit_width=4, return_quant_tensor=True),
+            fc=QuantLinear(4, 3, weight_bit_width=4),
+        ),
+        [(4, 2, 4, 4)],
+    ),
     "max pool": (
         lambda: nn.Sequential(
             qt(bit_width=4),
