@@ -62,7 +62,7 @@ def saturation_warnings(model: ir.Model, target: str) -> list[Violation]:
         Violation(
             "W32",
             target,
-            f"8-bit unsigned activations times 8-bit signed weights, two of whose products add up to {most},",
+            f"8-bit unsigned activations times 8-bit signed weights, two of whose products add up to {most}",
             f"{INT16.min} to {INT16.max} in default kernels of x86 CPUs without VNNI, which saturate",
             REMEDIES[target],
             place=", ".join(layers),
