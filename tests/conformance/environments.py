@@ -84,7 +84,7 @@ def run(python: Path, script: str, arguments: Sequence[str | Path], patience: fl
     clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run(command, capture_output=True, text=True, timeout=patience, env=clean)
     if done.returncode:
-        raise AssertionError(f"{script} failed in {python}:\n{done.stderr.strip()[-3000:]}")
+        raise AssertionError(f"{script} failed in {python}:\n{done.stderr.strip()[-600:]}")
     return done.stdout
 
 

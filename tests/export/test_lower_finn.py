@@ -308,3 +308,13 @@ def test_opset_13_is_declared_unless_a_node_needs_a_newer_one():
         b.node(op_type, inputs, "y", (2, 3))
         model = b.model({"x": (2, 3)}, ["y"])
         assert TARGET.default_opset(model, {}) == expected
+
+
+def test_no_input_of_resize_is_left_out():
+    """finn-base asks for the shape of every input by name."""
+    b = Builder()
+    x = b.quant("x", "a.act", (1, 2, 3, 3), 0.5, bits=4)
+    b.node("Resize", [x, "", b.constant("scales", [1, 1, 2, 2])], "up", (1, 2, 6, 6), mode="nearest")
+    proto = lowered(b.model({"x": (1, 2, 3, 3)}, ["up"]), TARGET)
+    (roi,) = (initializers(proto)[n.input[1]] for n in proto.graph.node if n.op_type == "Resize")
+    assert roi.shape == (0,)

@@ -74,6 +74,9 @@ class FinnLowering:
             elif node in quantizers and node not in parameters:
                 lower = self._quantizer if quantizers[node].truncated is None else self._pool
                 lower(quantizers[node])
+            elif node.op_type == "Resize" and node.domain == "" and node.inputs[1] is None:
+                # Readers ask for the shape of every input, also of one that is left out.
+                node.replace_input_with(1, self._constant(f"{node.name}.roi", np.zeros(0, np.float32)))
         passes.RemoveUnusedNodesPass()(self.model)
         self.wiring.rename()
         self.model.graph.opset_imports.pop(g.DOMAIN, None)
