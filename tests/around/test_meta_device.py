@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from trained_network import Network, images, network, train
+from trained_network import Network, Sequence, images, network, sequence, train
 
 from brevitas.nn import QuantIdentity, QuantLinear
 from brevitas.proxy import ClampQuantProxyFromInjector, TruncQuantProxyFromInjector
@@ -83,13 +83,14 @@ def test_every_preset_comes_back_from_meta(preset):
         }
 
 
-def test_a_network_trains_on_as_the_one_that_was_saved():
-    source = train(network(), 2)
+@pytest.mark.parametrize(("build", "layers"), [(network, Network), (sequence, Sequence)])
+def test_a_network_trains_on_as_the_one_that_was_saved(build, layers):
+    source = train(build(), 2)
     state = copy.deepcopy(source.state_dict())
     train(source, 4, seed=9)
-    emptied = on_meta(Network).to_empty(device="cpu")
+    emptied = on_meta(layers).to_empty(device="cpu")
     emptied.load_state_dict(state)
-    assigned = on_meta(Network)
+    assigned = on_meta(layers)
     assigned.load_state_dict(copy.deepcopy(state), assign=True)
     for twin in (emptied, assigned):
         train(twin, 4, seed=9)

@@ -4,7 +4,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear, QuantReLU
+from brevitas.nn import (
+    QuantAvgPool2d,
+    QuantConv2d,
+    QuantConvTranspose2d,
+    QuantEltwiseAdd,
+    QuantIdentity,
+    QuantLinear,
+    QuantLSTM,
+    QuantMultiheadAttention,
+    QuantReLU,
+    QuantSigmoid,
+)
 from brevitas.quant import (
     Int8ActPerTensorFloat,
     Int32Bias,
@@ -52,6 +63,34 @@ class Network(nn.Module):
         x = self.running(x)
         x = torch.flatten(F.max_pool2d(x, 4), 1)
         return self.head(self.fixed(self.hidden(x)))
+
+
+class Sequence(nn.Module):
+    """What the other lacks: a transposed convolution, an average pool, recurrence, attention, an addition."""
+
+    def __init__(self, steps: int = STEPS) -> None:
+        super().__init__()
+        collect = {"collect_stats_steps": steps}
+        self.input = QuantIdentity(MaxAct, return_quant_tensor=True, **collect)
+        self.up = QuantConvTranspose2d(1, 2, 2, stride=2, bias_quant=Int32Bias, return_quant_tensor=False)
+        self.act = QuantSigmoid(return_quant_tensor=True, **collect)
+        self.pool = QuantAvgPool2d(4, return_quant_tensor=False)
+        self.lstm = QuantLSTM(8, 8, batch_first=True, io_collect_stats_steps=steps, tanh_collect_stats_steps=steps)
+        self.attention = QuantMultiheadAttention(8, 2, batch_first=True)
+        self.add = QuantEltwiseAdd(return_quant_tensor=True, input_collect_stats_steps=steps)
+        self.head = QuantLinear(8, 3, weight_scaling_impl_type="parameter_from_stats")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pool(self.act(self.up(self.input(x)))).flatten(2)[..., :8]
+        y, _ = self.lstm(x)
+        z, _ = self.attention(y, y, y)
+        return self.head(self.add(y, z)).mean(1)
+
+
+def sequence(dtype: torch.dtype = torch.float32) -> Sequence:
+    """The network with the same weights each time."""
+    torch.manual_seed(0)
+    return Sequence().to(dtype)
 
 
 def images(seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-__all__ = ["forget", "has_several_kinds", "new_call", "remember", "repeats_a_collecting_call"]
+__all__ = ["estimate_before", "forget", "has_several_kinds", "new_call", "remember", "repeats_a_collecting_call"]
 
 # Collecting calls that are kept for each quantity, and calls after the last of them for which they are kept.
 _KEPT = 32
@@ -28,15 +28,24 @@ _LIFETIME = 32
 class _Collected:
     statistics: deque[Tensor] = field(default_factory=lambda: deque(maxlen=_KEPT))
     lifetime: int = _LIFETIME
+    estimate_before: Tensor | None = None
 
 
 # Beside the modules rather than in them: it is of no use in a copy.
 _collected: WeakKeyDictionary[nn.Module, _Collected] = WeakKeyDictionary()
 
 
-def remember(owner: nn.Module, statistic: Tensor) -> None:
-    """Note that ``owner`` used this statistic."""
-    _collected.setdefault(owner, _Collected()).statistics.append(statistic.detach())
+def remember(owner: nn.Module, statistic: Tensor, estimate_before: Tensor | None) -> None:
+    """Note that ``owner`` used this statistic, and which estimate it had until then, if any."""
+    kept = _collected.setdefault(owner, _Collected())
+    kept.statistics.append(statistic.detach())
+    kept.estimate_before = estimate_before
+
+
+def estimate_before(owner: nn.Module) -> Tensor | None:
+    """The estimate that ``owner`` had before the last call that was no repetition; ``None``: it had none."""
+    kept = _collected.get(owner)
+    return None if kept is None else kept.estimate_before
 
 
 def forget(owner: nn.Module, statistic: Tensor) -> bool:

@@ -211,6 +211,9 @@ class CollectThenLearn(RunningEstimate):
                     return self._from_batch(self.statistic(x, counts_over_ranks(x) if ranks() > 1 else None))
             return self.from_value()
         if not self.training or self.stands_still:
+            if not torch.jit.is_scripting():  # noqa: SIM102 - as above
+                if self.training and is_recomputing():
+                    return self._from_estimate_before()
             return self.from_estimate()
         # A part may be empty: its rank takes part nevertheless, or the others would wait for it.
         counts = counts_over_ranks(x) if ranks() > 1 else None
@@ -226,7 +229,10 @@ class CollectThenLearn(RunningEstimate):
             return self.from_value()
         stat = self.statistic(x, counts)
         if not torch.jit.is_scripting():
-            repetition.forget(self, stat) if repeated else repetition.remember(self, stat)
+            if repeated:
+                repetition.forget(self, stat)
+            else:
+                repetition.remember(self, stat, self.running_stats.clone() if bool(self.counter > 0) else None)
         self.count(stat, None)
         self.mirror()
         return self._from_batch(stat)
@@ -234,6 +240,14 @@ class CollectThenLearn(RunningEstimate):
     @brevitas.jit.script_method
     def _from_batch(self, stat: Tensor) -> Tensor:
         return self.from_statistic(stat).to(self.value.dtype) + 0.0 * self.value.view(self.shape)
+
+    @torch.jit.unused
+    def _from_estimate_before(self) -> Tensor:
+        """In a forward that is repeated and stands still: the quantity before that forward counted."""
+        before = repetition.estimate_before(self)
+        if before is None:
+            return self.from_estimate()
+        return self.learned(self.to_stored(before).to(self.value.dtype))
 
     @torch.jit.unused
     def _repeats_collecting(self, x: Tensor) -> bool:
