@@ -12,7 +12,7 @@ from torch import nn
 
 from brevitas import quant
 from brevitas.errors import ExportError
-from brevitas.export import FINNManager, QONNXManager, StdONNXManager, capture, check, lower, verify
+from brevitas.export import FINNManager, QONNXManager, StdONNXManager, capture, check, lower, to_integer, verify
 from brevitas.export.minifloat import FloatFormat
 from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear, QuantReLU
 
@@ -126,6 +126,14 @@ def test_other_targets_refuse_minifloats_by_quantizer(target):
         *(("2", "2.act_quant"), ("3", "3.weight_quant")),
     ]
     assert all("minifloat" in v.found and "integer preset" in v.fix for v in found)
+
+
+def test_minifloats_have_no_integers():
+    model, x, graph = captured("e4m3", "OCP")
+    with pytest.raises(ExportError) as caught:
+        to_integer(graph)
+    found = [v for v in caught.value.violations if v.code == "E24"]
+    assert [v.quantizer for v in found] == [f"{i}.{role}_quant" for i, role in enumerate(("act", "weight") * 2)]
 
 
 def test_the_error_of_a_manager_names_a_target_that_takes_minifloats():

@@ -154,6 +154,8 @@ class Builder:
 
         present = [v for v in given if v is not None]
         is_quantizer = node.domain == g.DOMAIN and node.op_type in g.KINDS
+        if node.domain == g.DOMAIN and not is_quantizer:
+            return Unknown()  # minifloats, which the rules common to all targets refuse
         if node.op_type == "Shape" and not isinstance(present[0], Unknown):
             return Constant(np.asarray(present[0].shape, np.int64))
         if present and all(isinstance(v, Constant) for v in present) and not is_quantizer:
