@@ -6,6 +6,7 @@ from torch import nn
 from brevitas.errors import ExportError
 from brevitas.export import (
     BrevitasONNXManager,
+    FINNManager,
     QONNXManager,
     StdONNXManager,
     StdQCDQONNXManager,
@@ -13,6 +14,7 @@ from brevitas.export import (
     Violation,
     check,
     export_brevitas_onnx,
+    export_finn_onnx,
     export_onnx_qcdq,
     export_qonnx,
     export_standard_onnx,
@@ -25,36 +27,39 @@ from brevitas.export.manager import ONNXManager
 
 
 def test_the_targets_that_exist_are_listed():
-    assert list_targets() == ["qdq", "qonnx"]
+    assert list_targets() == ["dpuv1", "dpuv2", "finn", "qdq", "qonnx", "qop", "torch"]
     for key in list_targets():
         assert get_target(key).key == key
 
 
-@pytest.mark.parametrize("key", ["finn", "qop", "torch", "dpuv1", "dpuv2", "qqdq", 3])
+@pytest.mark.parametrize("key", ["fin", "pytorch", "dpu", "qqdq", "FINN", 3])
 def test_an_unknown_target_is_refused_with_those_that_exist(key):
     with pytest.raises(ExportError, match="E04") as caught:
         check(nn.Linear(2, 2), key, (1, 2))
-    assert repr(key) in str(caught.value) and "qdq, qonnx" in str(caught.value)
+    assert repr(key) in str(caught.value) and "finn, qdq, qonnx" in str(caught.value)
 
 
 def test_managers_say_which_target_they_serve():
     assert (QONNXManager.target, QONNXManager.target_name) == ("qonnx", "brevitas")
     assert (StdONNXManager.target, StdONNXManager.target_name) == ("qdq", "StdONNX")
+    assert (FINNManager.target, FINNManager.target_name) == ("finn", "FINN")
     assert (StdQCDQONNXManager.target, StdQCDQONNXManager.target_name) == ("qdq", "StdQCDQONNX")
 
 
 def test_older_module_paths():
     from brevitas.export.onnx.generic.manager import BrevitasONNXManager as from_old_path
     from brevitas.onnx import export_brevitas_onnx as from_onnx
+    from brevitas.onnx import export_finn_onnx as finn_from_onnx
 
     assert from_old_path is BrevitasONNXManager is QONNXManager
-    assert from_onnx is export_brevitas_onnx
+    assert from_onnx is export_brevitas_onnx and finn_from_onnx is export_finn_onnx
 
 
 def test_function_aliases_export_as_their_managers():
     model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
-    protos = [f(model, (1, 3)) for f in (export_qonnx, export_standard_onnx, export_onnx_qcdq)]
-    assert [p.metadata_props[-1].value for p in protos] == ["qonnx", "qdq", "qdq"]
+    protos = [f(model, (1, 3)) for f in (export_qonnx, export_standard_onnx, export_onnx_qcdq, export_finn_onnx)]
+    targets = [next(e.value for e in p.metadata_props if e.key == "brevitas.target") for p in protos]
+    assert targets == ["qonnx", "qdq", "qdq", "finn"]
     assert all(op_types(p) == ["Gemm", "Relu"] for p in protos)
     assert export_brevitas_onnx.__doc__ and "QONNXManager" in export_brevitas_onnx.__doc__
 
@@ -85,7 +90,9 @@ def test_a_user_adds_a_target_in_one_object():
             register(get_target("mine"))
         proto = manager.export(nn.Sequential(nn.Linear(3, 2), nn.Sigmoid()), (1, 3), advice="x")
         assert proto.graph.name == "mine, x"
-        with pytest.raises(ExportError, match=r"E04 \[mine\] Relu .*fix: use Sigmoid, or use target 'qdq' or 'qonnx'"):
+        with pytest.raises(
+            ExportError, match=r"E04 \[mine\] Relu .*fix: use Sigmoid, or use target .*'qdq' or 'qonnx'"
+        ):
             manager.export(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), (1, 3))
         with pytest.raises(ExportError, match="advise.*advice"):
             manager.export(nn.Linear(3, 2), (1, 3), advise="y")
