@@ -24,8 +24,8 @@ NAMES = [name for name in (*LEGAL_LENETS, *MODELS) if name != "signed relu, hard
 def test_both_forms_give_the_model_s_integers(name):
     model, inputs = make(name)
     graph = capture(model, inputs)
-    for consumer in (None, "finn"):
-        proto = lower(graph, "qonnx", consumer=consumer)
+    for consumer, opset in ((None, None), ("finn", None), ("finn", 13)):
+        proto = lower(graph, "qonnx", consumer=consumer, opset_version=opset)
         versions = {i.domain: i.version for i in proto.opset_import}
         assert versions["qonnx.custom_op.general"] == (2 if consumer is None else 1)
         report = verify(model, proto, inputs)
