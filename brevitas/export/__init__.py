@@ -37,7 +37,7 @@ from brevitas.export.manager import (
 from brevitas.export.targets import Target, get_target, list_targets, register, unregister
 from brevitas.export.torchscript.manager import PytorchQuantManager
 from brevitas.export.tracing import capture
-from brevitas.export.verification import VerifyReport, verify
+from brevitas.export.verification import ReadModel, VerifyReport, compare_artifacts, read_model, verify
 from brevitas.export.violations import ExportWarning, Violation
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "PyXIRManager",
     "PytorchQuantManager",
     "QONNXManager",
+    "ReadModel",
     "StdONNXManager",
     "StdQCDQONNXManager",
     "StdQOpONNXManager",
@@ -62,6 +63,7 @@ __all__ = [
     "Violation",
     "capture",
     "check",
+    "compare_artifacts",
     "enable_debug",
     "export_brevitas_onnx",
     "export_dpuv1_onnx",
@@ -76,6 +78,7 @@ __all__ = [
     "list_targets",
     "lower",
     "overflow",
+    "read_model",
     "register",
     "to_integer",
     "unregister",

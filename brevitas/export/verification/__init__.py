@@ -9,7 +9,9 @@
 (0, 0)
 """
 
+from brevitas.export.verification.files import compare_artifacts
+from brevitas.export.verification.foreign import ReadModel, ReadQuantizer, read_model
 from brevitas.export.verification.report import Row, VerifyReport
 from brevitas.export.verification.run import verify
 
-__all__ = ["Row", "VerifyReport", "verify"]
+__all__ = ["ReadModel", "ReadQuantizer", "Row", "VerifyReport", "compare_artifacts", "read_model", "verify"]

@@ -19,7 +19,7 @@ from injector import suggest
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["RUNTIMES", "Session", "open_session", "version_of"]
+__all__ = ["QONNX_DOMAINS", "RUNTIMES", "Session", "open_session", "version_of"]
 
 Feeds = Mapping[str, np.ndarray]
 Session = Callable[[Feeds], dict[str, np.ndarray]]
@@ -134,7 +134,7 @@ def _torch(observed: Any) -> Session:
 
 
 # Domains of the operators that only the qonnx package executes.
-_QONNX_DOMAINS = ("qonnx.custom_op.general", "finn.custom_op.general")
+QONNX_DOMAINS = ("qonnx.custom_op.general", "finn.custom_op.general", "onnx.brevitas")
 
 RUNTIMES: dict[str, Callable[[Any], Session]] = {
     "onnxruntime": _onnxruntime(optimize=False),
@@ -160,7 +160,7 @@ def open_session(runtime: str, proto: Any) -> Session:
         raise ExportError(f"verify: runtime {runtime!r} cannot run {what}; use runtime={other!r}, or leave it out")
     if runtime == "torch":
         return RUNTIMES[runtime](proto)
-    custom = next((n for n in proto.graph.node if n.domain in _QONNX_DOMAINS), None)
+    custom = next((n for n in proto.graph.node if n.domain in QONNX_DOMAINS), None)
     if custom is not None and runtime != "qonnx":
         raise ExportError(f"verify: runtime {runtime!r} has no {custom.op_type} operator; use runtime='qonnx'")
     with _as_export_error(runtime, "does not load"):
