@@ -26,6 +26,7 @@ __all__ = [
     "cast_back",
     "drop_stray_keys",
     "is_recomputing",
+    "is_repetition",
     "largest_threshold",
     "largest_value",
     "learned_parameter",
@@ -171,12 +172,21 @@ def is_recomputing() -> bool:
 
     Such a call has to give what the first one gave, and must not count as another batch.
     """
-    if torch.jit.is_scripting():
-        return torch.ops.brevitas.is_recomputing()
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
-register_plain("is_recomputing() -> bool", is_recomputing)
+def _is_repetition(x: Tensor) -> bool:
+    return is_recomputing()
+
+
+register_plain("is_repetition(Tensor x) -> bool", _is_repetition)
+
+
+def is_repetition(x: Tensor) -> bool:
+    """:func:`is_recomputing`, in TorchScript as well, which would take a function without tensors for a constant."""
+    if torch.jit.is_scripting():
+        return torch.ops.brevitas.is_repetition(x)
+    return is_recomputing()
 
 
 def learned_parameter(value: Tensor) -> nn.Parameter:

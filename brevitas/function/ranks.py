@@ -31,6 +31,7 @@ __all__ = [
     "LargestOfRanksFn",
     "gather_over_ranks",
     "index_of_kth_over_ranks",
+    "is_split",
     "largest_of_ranks",
     "ranks",
     "set_statistics_group",
@@ -95,8 +96,8 @@ def statistics_over(group: Any) -> Iterator[None]:
         _chosen = before
 
 
-def _ranks() -> int:
-    return _group()[1]
+def _is_split(x: Tensor) -> bool:
+    return _group()[1] > 1
 
 
 def _gather(x: Tensor) -> Tensor:
@@ -183,7 +184,7 @@ def _fake_index(rows: Tensor, counts: Tensor, k: Tensor) -> Tensor:
     return rows.new_empty(rows.shape[:1], dtype=torch.int64)
 
 
-register_plain("ranks() -> int", _ranks)
+register_plain("is_split(Tensor x) -> bool", _is_split)
 _largest_of_ranks = register("largest_of_ranks(Tensor values, Tensor ties) -> Tensor", LargestOfRanksFn, _largest)
 _gather_over_ranks = register("gather_over_ranks(Tensor x) -> Tensor", GatherOverRanksFn, _gather)
 _index_of_kth_op = register_plain(
@@ -193,9 +194,14 @@ _index_of_kth_op = register_plain(
 
 def ranks() -> int:
     """Number of processes over which batches are split; 1 if there is only this one."""
+    return _group()[1]
+
+
+def is_split(x: Tensor) -> bool:
+    """Whether ``x`` is one rank's part of a batch; an argument, or TorchScript would take the answer for a constant."""
     if torch.jit.is_scripting():
-        return torch.ops.brevitas.ranks()
-    return _ranks()
+        return torch.ops.brevitas.is_split(x)
+    return _group()[1] > 1
 
 
 def gather_over_ranks(x: Tensor) -> Tensor:

@@ -19,11 +19,12 @@ def on_two_ranks(tmp_path_factory, request):
     if hasattr(request.config, "workerinput"):
         folder = folder.parent  # that of all workers
 
-    def assert_check(program: str, check: str) -> None:
-        results = folder / f"{program}.json"
+    def assert_check(program: str, check: str, **environment: str) -> None:
+        results = folder / f"{'-'.join([program, *environment])}.json"
         with FileLock(f"{results}.lock"):
             if not results.exists():
-                results.write_text(json.dumps(ranks_of_programs.start(program, tmp_path_factory.mktemp(program))))
+                said = ranks_of_programs.start(program, tmp_path_factory.mktemp(program), **environment)
+                results.write_text(json.dumps(said))
         said = json.loads(results.read_text())[check]
         failed = [f"rank {rank}: {text}" for rank, text in enumerate(said) if text != "ok"]
         assert not failed, "\n".join(failed)

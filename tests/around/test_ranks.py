@@ -29,6 +29,12 @@ def test_on_two_ranks(on_two_ranks, program, check):
     on_two_ranks(program, check)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("check", checks_of("distributed_training"))
+def test_scripted_modules_on_two_ranks(on_two_ranks, check):
+    on_two_ranks("distributed_training", check, BREVITAS_JIT="1")
+
+
 def test_nothing_is_gathered_where_nothing_is_distributed():
     assert over.ranks() == 1
     with over.statistics_over(None):

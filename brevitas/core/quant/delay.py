@@ -12,7 +12,7 @@ from torch import Tensor
 
 import brevitas.jit
 from brevitas.core._checks import check_int
-from brevitas.core.utils import StatefulModule, is_recomputing
+from brevitas.core.utils import StatefulModule, is_repetition
 
 __all__ = ["DelayWrapper"]
 
@@ -36,7 +36,7 @@ class _DelayQuant(StatefulModule):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         if not self.training:
             return y
-        repeated = is_recomputing()
+        repeated = is_repetition(self.steps_left)
         if not repeated:
             self.delayed.copy_(self.steps_left > 0)
             self.steps_left.sub_(self.delayed.to(torch.int64))

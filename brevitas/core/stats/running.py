@@ -14,10 +14,16 @@ from torch import Tensor, nn
 
 import brevitas.jit
 from brevitas.core._checks import check_int, check_number
-from brevitas.core.stats import repetition
 from brevitas.core.stats.reductions import counts_over_ranks
-from brevitas.core.utils import StatefulModule, at_least_float32, is_recomputing, learned_parameter, snapshot
-from brevitas.function.ranks import ranks
+from brevitas.core.stats.repetition import (
+    awaits_repetition,
+    estimate_before,
+    forget_collecting_call,
+    new_learned_call,
+    remember_collecting_call,
+)
+from brevitas.core.utils import StatefulModule, at_least_float32, is_repetition, learned_parameter, snapshot
+from brevitas.function.ranks import is_split
 
 __all__ = ["DEFAULT_MOMENTUM", "CollectThenLearn", "FollowThenLearn", "RunningEstimate"]
 
@@ -98,7 +104,7 @@ class RunningEstimate(StatefulModule):
     @brevitas.jit.script_method
     def count(self, stat: Tensor, counts: Optional[Tensor]) -> None:  # noqa: UP045
         """Update the estimate with the statistic of one more batch, unless its ``counts`` on the ranks are all 0."""
-        if not is_recomputing():
+        if not is_repetition(self.counter):
             with torch.no_grad():
                 averaged = self.averaged(stat.detach())
                 if counts is None:
@@ -205,60 +211,51 @@ class CollectThenLearn(RunningEstimate):
             return self._quantity_without_branches(x)
         initialised = bool(self.initialised) if torch.jit.is_scripting() else is_set(self, self.initialised)
         if initialised:
-            # Two conditions, since TorchScript compiles the second half of one.
-            if not torch.jit.is_scripting():  # noqa: SIM102
-                if repetition.has_several_kinds(self) and self._repeats_collecting(x):
-                    return self._from_batch(self.statistic(x, counts_over_ranks(x) if ranks() > 1 else None))
+            if self.training and awaits_repetition(self.counter):
+                if not is_repetition(self.counter):
+                    new_learned_call(self.counter)
+                elif self.repeats_collecting(x):
+                    return self.from_batch(self.statistic(x, counts_over_ranks(x) if is_split(x) else None))
             return self.from_value()
         if not self.training or self.stands_still:
-            if not torch.jit.is_scripting():  # noqa: SIM102 - as above
-                if self.training and is_recomputing():
-                    return self._from_estimate_before()
+            if self.training and is_repetition(self.counter):
+                # A forward that stands still counts at its end, and its repetition has to find what it found.
+                earlier = estimate_before(self.counter, self.running_stats)
+                return self.learned(self.to_stored(earlier).to(self.value.dtype))
             return self.from_estimate()
         # A part may be empty: its rank takes part nevertheless, or the others would wait for it.
-        counts = counts_over_ranks(x) if ranks() > 1 else None
+        counts = counts_over_ranks(x) if is_split(x) else None
         empty = x.numel() == 0 if counts is None else bool(torch.sum(counts) == 0)
         if empty:
             # An empty batch has no statistic; it does not count.
             return self.from_estimate() + 0.0 * self.value.view(self.shape)
         # A call that ends collection sets the flag, so a repetition that finds it unset repeats a collecting call.
-        repeated = is_recomputing()
+        repeated = is_repetition(self.counter)
         if bool(self.counter >= self.collect_stats_steps) and not repeated:
             self.mirror()
             self.initialised.fill_(True)
             return self.from_value()
         stat = self.statistic(x, counts)
-        if not torch.jit.is_scripting():
-            if repeated:
-                repetition.forget(self, stat)
-            else:
-                repetition.remember(self, stat, self.running_stats.clone() if bool(self.counter > 0) else None)
+        if repeated:
+            forget_collecting_call(self.counter, stat)
+        else:
+            before = self.running_stats.clone() if bool(self.counter > 0) else None
+            remember_collecting_call(self.counter, stat, before)
         self.count(stat, None)
         self.mirror()
-        return self._from_batch(stat)
+        return self.from_batch(stat)
 
     @brevitas.jit.script_method
-    def _from_batch(self, stat: Tensor) -> Tensor:
+    def from_batch(self, stat: Tensor) -> Tensor:
+        """The quantity of a batch, and an exact zero gradient to ``value``."""
         return self.from_statistic(stat).to(self.value.dtype) + 0.0 * self.value.view(self.shape)
 
-    @torch.jit.unused
-    def _from_estimate_before(self) -> Tensor:
-        """In a forward that is repeated and stands still: the quantity before that forward counted."""
-        before = repetition.estimate_before(self)
-        if before is None:
-            return self.from_estimate()
-        return self.learned(self.to_stored(before).to(self.value.dtype))
-
-    @torch.jit.unused
-    def _repeats_collecting(self, x: Tensor) -> bool:
-        """Whether this call, of a quantity that is learned by now, repeats one that collected."""
-        if not self.training:
-            return False
-        if not is_recomputing():
-            repetition.new_call(self)
-            return False
-        counts = counts_over_ranks(x) if ranks() > 1 else None
-        return repetition.repeats_a_collecting_call(self, lambda: self.statistic(x, counts))
+    @brevitas.jit.script_method
+    def repeats_collecting(self, x: Tensor) -> bool:
+        """Whether this repeated call, of a quantity that is learned by now, repeats one that collected."""
+        with torch.no_grad():
+            stat = self.statistic(x, counts_over_ranks(x) if is_split(x) else None)
+        return forget_collecting_call(self.counter, stat)
 
     @torch.jit.unused
     def _quantity_without_branches(self, x: Tensor) -> Tensor:
@@ -266,7 +263,7 @@ class CollectThenLearn(RunningEstimate):
 
         The statistic runs only while collecting.
         """
-        alone = ranks() == 1
+        alone = not is_split(x)
         if not self.training or (alone and x.numel() == 0):
             return torch.where(self.initialised, self.from_value(), self.from_estimate())
         if self.stands_still:

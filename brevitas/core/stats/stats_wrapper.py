@@ -20,7 +20,7 @@ from brevitas.core.function_wrapper import OverBatchOverOutputChannelView, OverB
 from brevitas.core.stats.reductions import counts_over_ranks, whole_batch
 from brevitas.core.stats.running import DEFAULT_MOMENTUM, RunningEstimate, check_momentum
 from brevitas.errors import QuantConfigError
-from brevitas.function.ranks import ranks
+from brevitas.function.ranks import is_split
 
 __all__ = ["SCALAR_SHAPE", "InputViewStats", "ParameterListStats", "RuntimeStats", "Stats"]
 
@@ -165,7 +165,7 @@ class RuntimeStats(RunningEstimate, _InputStats):
         """Statistic to use, in real units."""
         if not self.training:
             return self.running_stats.detach()
-        counts = counts_over_ranks(x) if ranks() > 1 else None
+        counts = counts_over_ranks(x) if is_split(x) else None
         if counts is None and x.numel() == 0:
             return self.running_stats.detach()
         stat = self.of_batch(x, counts).to(self.running_stats.dtype)
