@@ -87,6 +87,7 @@ def ours(xint8):
     return model
 
 
+@torch.no_grad()
 def test_scales_and_integers_are_quark_s(xint8, ours):
     read, layers = constants(xint8), dict(ours.named_children())
     for tensor, layer in ACTIVATIONS.items():
