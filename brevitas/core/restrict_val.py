@@ -132,6 +132,9 @@ class PowerOfTwoRestrictValue(_LogRestrictValue):
 class RestrictedThreshold(brevitas.jit.ScriptModule):
     """A restriction together with the lower bound of the threshold: the one place where both are applied.
 
+    The bound is read from its text: of a float that differs between the models of one process, a compiler makes a
+    symbol, which operators do not take; a text stays a constant.
+
     The bound is linear. Statistics are bounded before they are stored, so that log2 never sees 0, and thresholds after
     they are restricted. For powers of two the bound is rounded up to one.
 
@@ -156,6 +159,7 @@ class RestrictedThreshold(brevitas.jit.ScriptModule):
         low = DEFAULT_SCALING_MIN_VAL if scaling_min_val is None else scaling_min_val
         low = check_number("scaling_impl", "scaling_min_val", low, low=0.0, low_open=True)
         self.min_val = 2.0 ** math.ceil(math.log2(low)) if self.is_power_of_two else low
+        self.min_val_text = repr(self.min_val)
 
     @brevitas.jit.script_method
     def bounded(self, stat: Tensor) -> Tensor:
@@ -164,7 +168,7 @@ class RestrictedThreshold(brevitas.jit.ScriptModule):
         That of inputs with a NaN, which is NaN, becomes the bound: the values are NaN, the threshold is a number.
         """
         limit = largest_threshold(stat.dtype, self.is_power_of_two)
-        return known_clamp_ste(at_least_float32(stat), self.min_val, limit)
+        return known_clamp_ste(at_least_float32(stat), float(self.min_val_text), limit)
 
     @brevitas.jit.script_method
     def to_stored(self, linear: Tensor) -> Tensor:
@@ -174,7 +178,7 @@ class RestrictedThreshold(brevitas.jit.ScriptModule):
     @brevitas.jit.script_method
     def from_stored(self, stored: Tensor) -> Tensor:
         """Threshold of a stored value, in at least float32."""
-        return scalar_clamp_min_ste(self.restrict_impl(at_least_float32(stored)), self.min_val)
+        return scalar_clamp_min_ste(self.restrict_impl(at_least_float32(stored)), float(self.min_val_text))
 
     @brevitas.jit.script_method
     def learned(self, stored: Tensor) -> Tensor:
@@ -182,7 +186,7 @@ class RestrictedThreshold(brevitas.jit.ScriptModule):
         value = self.restrict_impl(at_least_float32(stored))
         if self.is_linear:
             value = abs_binary_sign_grad(value)
-        return self.cast_back(scalar_clamp_min_ste(value, self.min_val), stored.dtype)
+        return self.cast_back(scalar_clamp_min_ste(value, float(self.min_val_text)), stored.dtype)
 
     @brevitas.jit.script_method
     def from_bounded(self, stat: Tensor) -> Tensor:

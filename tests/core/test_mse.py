@@ -126,9 +126,7 @@ def weight_quantizer(w, shifted=False, learned_width=False):
     scaling = sc.ParameterFromStatsFromParameterScaling(search, view, 0, [w])
     zero = zp.ZeroZeroPoint()
     if shifted:
-        low_search = stt.LowEndMSE(
-            q.IntLowEndCandidate(int_quant, int_scaling, width, search), stt.NegativeMinOrZero()
-        )
+        low_search = stt.LowEndMSE(q.IntLowEndCandidate(int_quant, int_scaling, width, search), stt.NegativeMinOrZero())
         zero = zp.ParameterFromStatsFromParameterZeroPoint(int_quant, view, (), low_search, [w])
     return q.RescalingIntQuant(int_quant, scaling, int_scaling, zero, width)
 

@@ -171,12 +171,13 @@ class AbsPercentile(brevitas.jit.ScriptModule):
     def __init__(self, percentile_q: float, stats_reduce_dim: int | None = None) -> None:
         super().__init__()
         self.percentile_q = check_number("AbsPercentile", "percentile_q", percentile_q, 0.0, 100.0, low_open=True)
+        self.percentile_q_text = repr(self.percentile_q)  # see RestrictedThreshold
         self.stats_reduce_dim = _check_dim("AbsPercentile", stats_reduce_dim)
 
     @brevitas.jit.script_method
     def forward(self, x: Tensor) -> Tensor:
         """The k-th smallest ``abs x`` of n, ``k = clamp(floor(q n / 100 + 0.5), 1, n)``."""
-        k = high_rank(self.percentile_q, count(x, self.stats_reduce_dim))
+        k = high_rank(float(self.percentile_q_text), count(x, self.stats_reduce_dim))
         return kth_smallest(torch.abs(x), k, self.stats_reduce_dim)
 
     @brevitas.jit.script_method
@@ -198,7 +199,9 @@ class PercentileInterval(brevitas.jit.ScriptModule):
         super().__init__()
         owner = "PercentileInterval"
         self.low_percentile_q = check_number(owner, "low_percentile_q", low_percentile_q, 0.0, 50.0, high_open=True)
+        self.low_percentile_q_text = repr(self.low_percentile_q)  # see RestrictedThreshold
         self.high_percentile_q = check_number(owner, "high_percentile_q", high_percentile_q, 0.0, 100.0, low_open=True)
+        self.high_percentile_q_text = repr(self.high_percentile_q)  # see RestrictedThreshold
         if self.low_percentile_q >= self.high_percentile_q:
             raise QuantConfigError(
                 f"{owner}: low_percentile_q={low_percentile_q} is not below high_percentile_q={high_percentile_q}."
@@ -209,8 +212,8 @@ class PercentileInterval(brevitas.jit.ScriptModule):
     def forward(self, x: Tensor) -> Tensor:
         """``max(hi, 0) - min(lo, 0)``."""
         n = count(x, self.stats_reduce_dim)
-        high = kth_smallest(x, high_rank(self.high_percentile_q, n), self.stats_reduce_dim)
-        low = kth_smallest(x, low_rank(self.low_percentile_q, n), self.stats_reduce_dim)
+        high = kth_smallest(x, high_rank(float(self.high_percentile_q_text), n), self.stats_reduce_dim)
+        low = kth_smallest(x, low_rank(float(self.low_percentile_q_text), n), self.stats_reduce_dim)
         return torch.relu(high) + torch.relu(-low)
 
     @brevitas.jit.script_method
@@ -251,12 +254,13 @@ class NegativePercentileOrZero(brevitas.jit.ScriptModule):
         super().__init__()
         owner = "NegativePercentileOrZero"
         self.low_percentile_q = check_number(owner, "low_percentile_q", low_percentile_q, 0.0, 50.0, high_open=True)
+        self.low_percentile_q_text = repr(self.low_percentile_q)  # see RestrictedThreshold
         self.stats_reduce_dim = _check_dim(owner, stats_reduce_dim)
 
     @brevitas.jit.script_method
     def forward(self, x: Tensor) -> Tensor:
         """``min(lo, 0)``, lo the k-th smallest of n, ``k = max(ceil(q n / 100), 1)``."""
-        k = low_rank(self.low_percentile_q, count(x, self.stats_reduce_dim))
+        k = low_rank(float(self.low_percentile_q_text), count(x, self.stats_reduce_dim))
         return -torch.relu(-kth_smallest(x, k, self.stats_reduce_dim))
 
     @brevitas.jit.script_method
