@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from consumer_models import NETWORKS, images_of, trained
-from environments import environment
+from environments import WHOLE, environment
 from workers import Reader, as_runtime
 
 from brevitas.export import StdONNXManager, verify
@@ -82,7 +82,11 @@ def exported():
     return get
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+#: What ``make test`` gives each reader; ``make conformance`` gives it every network.
+EVERYDAY = ("W8A8", "W4A4", "residual")
+
+
+@pytest.mark.parametrize("network", NETWORKS if WHOLE else EVERYDAY)
 def test_the_integers_of_every_layer_and_the_whole_file(reader, exported, network):
     name, started = reader
     consumer = CONSUMERS[name]
