@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from brevitas.errors import QuantConfigError
-from brevitas.export import Violation
+from brevitas.export import Violation, list_targets
 from brevitas.inject import value
 from brevitas.nn import QuantConv2d, QuantIdentity
 from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerTensorFloat
@@ -163,11 +163,11 @@ def test_verdicts_are_those_of_single_layers(generator):
         "floor": exports.layer_with("act", Int8ActPerTensorFloat.let(float_to_int_impl_type="floor")),
     }
     found = exports.verdicts(layers)
-    assert found["plain"].takes == ["qdq", "qonnx"] and not found["plain"].refuses
-    assert found["floor"].takes == ["qonnx"] and found["floor"].refuses["qdq"].code == "E27"
+    assert found["plain"].takes == ["finn", "qdq", "qonnx"] and found["plain"].refuses["qop"].code == "E28"
+    assert found["floor"].takes == ["finn", "qonnx"] and found["floor"].refuses["qdq"].code == "E27"
     told = generator("ref_common").told
-    assert told(found["plain"]) == "qdq, qonnx"
-    assert told(found["floor"]) == "qonnx; not qdq (E27: rounding FLOOR)"
+    assert told(found["plain"]).startswith("finn, qdq, qonnx; not dpuv1, dpuv2 (E14: scale ")
+    assert told(found["floor"]) == "finn, qonnx; not dpuv1, dpuv2, qdq, qop, torch (E27: rounding FLOOR)"
 
 
 @pytest.mark.slow
@@ -189,6 +189,6 @@ def test_a_layer_that_cannot_be_captured_is_refused_by_all_and_spares_the_others
     layers["good"] = exports.layer_with("weight", Int8WeightPerTensorFloat)
     found = exports.verdicts(layers)
     for name in ("bad", "like_bad"):
-        assert not found[name].takes and set(found[name].refuses) == {"qdq", "qonnx"}
+        assert not found[name].takes and sorted(found[name].refuses) == list_targets()
     assert not any("like_bad" in names for names in captured)
-    assert found["good"].takes == ["qdq", "qonnx"]
+    assert found["good"].takes == ["finn", "qdq", "qonnx"]

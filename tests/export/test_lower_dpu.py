@@ -218,6 +218,10 @@ REFUSED = {
         "E21 .*'0'.*zero point",
     ),
     "another function": (nn.Sequential(identity(), conv(1, 2, 3), nn.Sigmoid(), identity()), "E04 .*'2'.*Sigmoid"),
+    "rounding down": (
+        nn.Sequential(QuantIdentity(ACT, float_to_int_impl_type="floor", return_quant_tensor=True), conv(1, 2, 3)),
+        "E27 .*'0'.*rounding FLOOR.*ROUND or DPU rounding",
+    ),
     "two quantizers": (
         nn.Sequential(identity(), conv(1, 2, 3), QuantIdentity(ACT, bit_width=4)),
         "E20 .*'2'.*switch one of them off",

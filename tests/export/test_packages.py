@@ -45,7 +45,7 @@ def test_without_onnx_everything_imports_and_an_export_names_the_command():
         """,
     )
     assert result.returncode == 0, result.stderr
-    assert "['qdq', 'qonnx']" in result.stdout
+    assert "'qdq', 'qonnx', 'qop', 'torch']" in result.stdout
     assert "True a package is missing:" in result.stdout
     assert "E06 [qdq]" in result.stdout and "pip install onnx onnx_ir onnxscript" in result.stdout
 

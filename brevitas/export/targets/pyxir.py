@@ -12,7 +12,7 @@ from brevitas.export.lowering.dpu import FixedPointGraph, position_of
 from brevitas.export.lowering.integer import quantize_inputs
 from brevitas.export.minifloat import float_quantizers
 from brevitas.export.targets import Target
-from brevitas.export.targets.common import at, common_violations
+from brevitas.export.targets.common import SPOKEN, at, common_violations
 from brevitas.export.violations import Violation
 
 if TYPE_CHECKING:
@@ -79,6 +79,9 @@ def _quantizer_violations(q: g.Quantizer, key: str, replaced: bool) -> list[Viol
         lower = float(2.0 ** np.floor(np.log2(scale))) if scale > 0 else 0.0
         what = f"scale {scale:.9g}, between {lower:.9g} and {2 * lower:.9g},"
         found.append(at(q, "E14", key, what, "a power of two", FIXED_POINT))
+    if q.rounding not in ("ROUND", "DPURoundSte") and not q.is_parameter and q.kind != "Trunc":
+        what = f"rounding {SPOKEN.get(q.rounding, q.rounding)}"
+        found.append(at(q, "E27", key, what, "ROUND or DPU rounding", "set float_to_int_impl_type='round' or 'dpu'"))
     if np.any(q.zero_point):
         what = f"zero point {np.unique(q.zero_point).tolist()}"
         found.append(at(q, "E21", key, what, "0", "use a preset without zero point (not Shifted...)"))
