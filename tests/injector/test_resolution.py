@@ -3,7 +3,6 @@
 import copy
 import gc
 import inspect
-import gc
 import sys
 import threading
 import weakref
