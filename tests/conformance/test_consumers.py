@@ -47,7 +47,7 @@ CONSUMERS = {
     ),
     "onnxsim": Consumer("simplifiers", {"tool": "onnxsim"}),
     "onnxslim": Consumer("simplifiers", {"tool": "onnxslim"}),
-    "tvm": Consumer("tvm", heavy=True, refuses={INT4: "size mismatch", INT2: "size mismatch"}),
+    "tvm": Consumer("tvm", refuses={INT4: "size mismatch", INT2: "size mismatch"}),
     "iree": Consumer(
         "iree",
         heavy=True,

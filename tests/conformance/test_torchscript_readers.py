@@ -44,7 +44,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_openvino_s_pytorch_front_end(name, tmp_path):
-    python = environment("openvino-torch", heavy=True)
+    python = environment("openvino-torch")
     torch.manual_seed(5)
     model = calibrated(Network(**NETWORKS[name]), (32, 3, 8, 8))
     x = torch.randn(32, 3, 8, 8)
